@@ -1,0 +1,247 @@
+//! What happened, in one vocabulary for every system.
+//!
+//! Each collector turns its raw records into these types and nothing behind the collector knows which system they
+//! came from. Text is UTF-8 here already: bytes that are not are escaped as `\xNN` by [`escape`], so that a hostile
+//! file name can be shown, stored and compared like any other.
+
+use std::fmt::Write as _;
+
+/// One process for the whole life of the machine: pids are reused, a pid with its start time is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProcessKey {
+    /// Thread-group id as the host sees it.
+    pub pid: u32,
+    /// Start of the process, nanoseconds since boot.
+    pub start_ns: u64,
+}
+
+/// The collector's mark of a process tree: which slot, and in which use of that slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Mark {
+    /// Index of the slot.
+    pub slot: u32,
+    /// How often the slot had been given out when it was given to this tree.
+    pub generation: u32,
+}
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    /// When, in nanoseconds since boot (`CLOCK_BOOTTIME`).
+    pub boot_ns: u64,
+    /// Who did it.
+    pub process: ProcessKey,
+    /// The tree it belongs to.
+    pub mark: Mark,
+    /// What it was.
+    pub kind: EventKind,
+}
+
+/// What a process did.
+#[derive(Debug, Clone, PartialEq)]
+pub enum EventKind {
+    /// The process started a child by fork, vfork or clone.
+    Fork(Fork),
+    /// The process replaced its program.
+    Exec(Box<Exec>),
+    /// The last thread of the process ended.
+    Exit(Exit),
+    /// A file was opened.
+    Open(Open),
+    /// An opened file came to its end.
+    Close(Close),
+    /// A file was changed by its name or by its descriptor.
+    Change(Change),
+    /// `connect` returned, or a connection that the process owns changed its state.
+    Connection(Connection),
+}
+
+/// A new process.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fork {
+    /// The new process.
+    pub child: ProcessKey,
+    /// Its pid in its own innermost pid namespace.
+    pub ns_pid: u32,
+}
+
+/// A new program in a process.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Exec {
+    /// Parent's pid, as it was at the exec.
+    pub parent: u32,
+    /// Pid in the innermost pid namespace.
+    pub ns_pid: u32,
+    /// Real user id.
+    pub uid: u32,
+    /// Real group id.
+    pub gid: u32,
+    /// Controlling terminal, such as `pts/0`; empty when there is none.
+    pub tty: String,
+    /// Id of the control group in the unified hierarchy.
+    pub cgroup_id: u64,
+    /// Inode of the mount namespace.
+    pub mount_ns: u32,
+    /// Path of the image that runs.
+    pub path: String,
+    /// The name as passed to `execve`.
+    pub exec_path: String,
+    /// Working directory.
+    pub cwd: String,
+    /// The arguments, the first is the program's own name for itself.
+    pub argv: Vec<String>,
+    /// The kernel saw a literal of a signature in path or arguments.
+    pub candidate: bool,
+    /// Part of path, arguments or directory was cut off.
+    pub truncated: bool,
+}
+
+/// The end of a process.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Exit {
+    /// Argument of `exit`, when it was not killed.
+    pub code: i32,
+    /// The signal that killed it, or 0.
+    pub signal: i32,
+}
+
+/// How a file was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OpenMode {
+    /// For reading only.
+    Read,
+    /// An existing file, for writing (and perhaps reading).
+    Write,
+    /// An existing file, emptied and for writing.
+    Truncate,
+    /// The file was made by this open.
+    Create,
+}
+
+/// A file that was opened.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Open {
+    /// Identifies this open until its close.
+    pub open_id: u64,
+    /// How.
+    pub how: OpenMode,
+    /// The kernel's path of what was opened.
+    pub path: String,
+    /// Permission bits and type (`st_mode`).
+    pub mode: u32,
+    /// Descriptor.
+    pub fd: i32,
+    /// User who opened.
+    pub uid: u32,
+    /// The path was cut off.
+    pub truncated: bool,
+}
+
+/// An open that ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Close {
+    /// The open that ended.
+    pub open_id: u64,
+    /// Bytes that went from the file to processes.
+    pub bytes_read: u64,
+    /// Bytes that went from processes into the file.
+    pub bytes_written: u64,
+    /// Seen at `close`; otherwise inferred after the fact.
+    pub seen: bool,
+}
+
+/// What was done to a name or an open file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum ChangeKind {
+    Delete,
+    Rename,
+    Link,
+    Symlink,
+    Mkdir,
+    Rmdir,
+    Chmod,
+    Chown,
+    Truncate,
+}
+
+/// A name as a system call was given it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CallPath {
+    /// The kernel's path of the directory that the name starts from, or, with an empty `name`, of the file itself.
+    pub base: String,
+    /// The name as passed; absolute names start from the root.
+    pub name: String,
+}
+
+/// A change by name or by descriptor.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change {
+    /// What was done.
+    pub kind: ChangeKind,
+    /// To what.
+    pub path: CallPath,
+    /// The new name (rename, link, symlink; for a symlink `path` is its content).
+    pub dest: Option<CallPath>,
+    /// New permission bits of a chmod or mkdir.
+    pub mode: Option<u32>,
+    /// Mount namespace in which the names hold.
+    pub mount_ns: u32,
+    /// User who did it.
+    pub uid: u32,
+    /// A path was cut off.
+    pub truncated: bool,
+}
+
+/// State of a TCP connection, as the kernel numbers them (`include/net/tcp_states.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum TcpState {
+    Established,
+    SynSent,
+    SynRecv,
+    FinWait1,
+    FinWait2,
+    TimeWait,
+    Close,
+    CloseWait,
+    LastAck,
+    Listen,
+    Closing,
+}
+
+/// A step in the life of an outbound TCP connection.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Connection {
+    /// Identifies the socket while it lives.
+    pub socket_id: u64,
+    /// Inode of the socket; 0 when not known at this step.
+    pub inode: u64,
+    /// Descriptor; -1 when not known at this step.
+    pub fd: i32,
+    /// True for IPv6.
+    pub v6: bool,
+    /// Own address.
+    pub local: std::net::SocketAddr,
+    /// The peer.
+    pub remote: std::net::SocketAddr,
+    /// The new state; `None` when `connect` itself returned.
+    pub state: Option<TcpState>,
+    /// errno: of `connect`, or of the socket when the state became `Close`; 0 for none.
+    pub error: i32,
+    /// Inode of the network namespace.
+    pub net_ns: u32,
+}
+
+/// Text from bytes that may be anything: valid UTF-8 stays, other bytes become `\xNN`.
+#[must_use]
+pub fn escape(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        for byte in chunk.invalid() {
+            let _ = write!(text, "\\x{byte:02x}");
+        }
+    }
+    text
+}

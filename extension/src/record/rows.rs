@@ -1,0 +1,187 @@
+//! The rows, as the recorder keeps them. Which columns they become is declared in [`crate::tables`].
+//!
+//! Fields are named as their columns; what they mean is said once, in the column's description.
+#![allow(missing_docs)]
+
+use crate::value::Text;
+
+#[derive(Debug, Clone, Default)]
+pub struct AgentRow {
+    pub agent_id: Text,
+    pub agent: Text,
+    pub display_name: Text,
+    pub vendor: Option<Text>,
+    pub category: Option<Text>,
+    pub version: Option<Text>,
+    pub role: Text,
+    pub pid: i64,
+    pub parent: Option<i64>,
+    pub parent_agent_id: Option<Text>,
+    pub process_eid: i64,
+    pub name: Text,
+    pub path: Text,
+    pub cmdline: Text,
+    pub cwd: Option<Text>,
+    pub project: Option<Text>,
+    pub uid: i64,
+    pub gid: i64,
+    pub username: Option<Text>,
+    pub tty: Option<Text>,
+    pub launched_by: Option<Text>,
+    pub container_id: Option<Text>,
+    pub state: Option<Text>,
+    pub confidence: i64,
+    pub evidence: Text,
+    pub start_time: i64,
+    pub end_time: Option<i64>,
+    pub start_gap_ms: Option<i64>,
+    pub exit_code: Option<i64>,
+    pub time_ns: i64,
+    pub processes: i64,
+    pub processes_total: i64,
+    pub connections_total: i64,
+    pub unexpected_connections: Option<i64>,
+    pub files_read: i64,
+    pub files_written: i64,
+    pub files_created: i64,
+    pub files_deleted: i64,
+    pub ns_pid: Option<i64>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct ProcessRow {
+    pub eid: i64,
+    pub time_ns: i64,
+    pub agent: Text,
+    pub agent_id: Text,
+    pub pid: i64,
+    pub parent: Option<i64>,
+    pub parent_eid: Option<i64>,
+    pub depth: i64,
+    pub name: Text,
+    pub path: Option<Text>,
+    pub exec_path: Option<Text>,
+    pub cmdline: Option<Text>,
+    pub cwd: Option<Text>,
+    pub uid: Option<i64>,
+    pub gid: Option<i64>,
+    pub username: Option<Text>,
+    pub tty: Option<Text>,
+    pub start_time: i64,
+    pub end_time: Option<i64>,
+    pub duration_ms: Option<i64>,
+    pub exit_code: Option<i64>,
+    pub signal: Option<i64>,
+    pub state: &'static str,
+    pub how: &'static str,
+    pub container_id: Option<Text>,
+    pub ns_pid: Option<i64>,
+    pub truncated: bool,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct ConnectionRow {
+    pub eid: i64,
+    pub time_ns: i64,
+    pub agent: Text,
+    pub agent_id: Text,
+    pub pid: i64,
+    pub process_eid: i64,
+    pub name: Text,
+    pub fd: Option<i64>,
+    pub socket: Option<i64>,
+    pub family: i64,
+    pub protocol: i64,
+    pub transport: &'static str,
+    pub direction: &'static str,
+    pub local_address: Option<Text>,
+    pub local_port: Option<i64>,
+    pub remote_address: Option<Text>,
+    pub remote_port: Option<i64>,
+    pub state: &'static str,
+    pub error: Option<Text>,
+    pub start_time: i64,
+    pub end_time: Option<i64>,
+    pub net_namespace: Option<Text>,
+    pub container_id: Option<Text>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct FileOpRow {
+    pub eid: i64,
+    pub time_ns: i64,
+    pub agent: Text,
+    pub agent_id: Text,
+    pub pid: i64,
+    pub process_eid: i64,
+    pub name: Text,
+    pub operation: &'static str,
+    pub path: Text,
+    pub dest_path: Option<Text>,
+    pub path_source: &'static str,
+    pub mode: Option<Text>,
+    pub in_project: Option<bool>,
+    pub uid: Option<i64>,
+    pub open_eid: Option<i64>,
+    pub bytes_read: Option<i64>,
+    pub bytes_written: Option<i64>,
+    pub close_source: Option<&'static str>,
+    pub container_id: Option<Text>,
+    pub truncated: bool,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct OpenFileRow {
+    pub eid: i64,
+    pub time_ns: i64,
+    pub agent: Text,
+    pub agent_id: Text,
+    pub pid: i64,
+    pub process_eid: i64,
+    pub name: Text,
+    pub fd: i64,
+    pub operation: &'static str,
+    pub path: Text,
+    pub bytes_read: Option<i64>,
+    pub bytes_written: Option<i64>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct SignatureRow {
+    pub agent: Text,
+    pub display_name: Text,
+    pub vendor: Option<Text>,
+    pub category: Option<Text>,
+    /// File that the signature was read from; `builtin:NAME` for the ones compiled in.
+    pub source: Text,
+    /// `loaded`, or `refused` with the reason in `message`.
+    pub status: &'static str,
+    pub message: Option<Text>,
+    /// 1 when the kernel can tell a candidate by a literal, 0 when it is recognised late.
+    pub early: bool,
+    pub rules: i64,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct CollectorRow {
+    pub collector: Text,
+    pub mode: Text,
+    pub degradation_reason: Option<Text>,
+    pub event: Text,
+    pub seen: i64,
+    pub submitted: i64,
+    pub filtered: i64,
+    pub ring_full: i64,
+    pub oversized: i64,
+    pub throttled: i64,
+    pub unsupported_abi: i64,
+    pub recursion_misses: i64,
+    pub received: i64,
+    pub in_flight: i64,
+    pub discarded: i64,
+    pub evicted: i64,
+    pub latency_p50_us: Option<i64>,
+    pub latency_p95_us: Option<i64>,
+    pub latency_p99_us: Option<i64>,
+    pub message: Option<Text>,
+}

@@ -1,0 +1,134 @@
+//! What a query may read.
+//!
+//! One writer, the recording thread; any number of readers. Locks are held to copy references, never while a row is
+//! matched or sent.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+
+use super::log::{Log, Snapshot};
+use super::rows::{AgentRow, CollectorRow, ConnectionRow, FileOpRow, OpenFileRow, ProcessRow, SignatureRow};
+
+/// Finished rows kept in memory, for each table.
+const FINISHED_ROWS: usize = 250_000;
+
+/// What only the collector knows at the moment of asking.
+pub trait Probe: Send + Sync {
+    /// Health of the collector, a row a kind of event.
+    fn collector(&self) -> Vec<CollectorRow>;
+    /// Bytes (read, written) so far of an open file.
+    fn open_bytes(&self, open_id: u64) -> Option<(u64, u64)>;
+}
+
+/// The rows that grow and the rows that live. Live rows are keyed by their eid (agents: by their process eid).
+#[derive(Debug)]
+pub struct State {
+    /// Instances that ended.
+    pub agents: Log<AgentRow>,
+    /// Instances that live.
+    pub live_agents: BTreeMap<i64, AgentRow>,
+    /// Programs that ended.
+    pub processes: Log<ProcessRow>,
+    /// Programs that run.
+    pub live_processes: BTreeMap<i64, ProcessRow>,
+    /// Connections that ended.
+    pub connections: Log<ConnectionRow>,
+    /// Connections that live.
+    pub live_connections: BTreeMap<i64, ConnectionRow>,
+    /// File operations.
+    pub file_ops: Log<FileOpRow>,
+    /// Files that are open, with the collector's id of the open.
+    pub open_files: BTreeMap<i64, (u64, OpenFileRow)>,
+    /// The signatures that were read.
+    pub signatures: Vec<SignatureRow>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            agents: Log::new(FINISHED_ROWS),
+            live_agents: BTreeMap::new(),
+            processes: Log::new(FINISHED_ROWS),
+            live_processes: BTreeMap::new(),
+            connections: Log::new(FINISHED_ROWS),
+            live_connections: BTreeMap::new(),
+            file_ops: Log::new(FINISHED_ROWS),
+            open_files: BTreeMap::new(),
+            signatures: Vec::new(),
+        }
+    }
+}
+
+/// The recorder's rows, shared by the one that writes and all that ask.
+#[derive(Default)]
+pub struct Store {
+    state: RwLock<State>,
+    probe: OnceLock<Arc<dyn Probe>>,
+}
+
+impl Store {
+    /// Changes the rows. For the recording thread.
+    pub fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        change(&mut self.state.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Says whom to ask for health and running bytes. The first one stays.
+    pub fn set_probe(&self, probe: Arc<dyn Probe>) {
+        let _ = self.probe.set(probe);
+    }
+
+    fn read<T>(&self, take: impl FnOnce(&State) -> T) -> T {
+        take(&self.state.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Instances of agents, ended ones first.
+    #[must_use]
+    pub fn agents(&self) -> Snapshot<AgentRow> {
+        self.read(|state| state.agents.snapshot().and(state.live_agents.values().cloned().collect()))
+    }
+
+    /// Programs run by agents, ended ones first.
+    #[must_use]
+    pub fn processes(&self) -> Snapshot<ProcessRow> {
+        self.read(|state| state.processes.snapshot().and(state.live_processes.values().cloned().collect()))
+    }
+
+    /// Connections, ended ones first.
+    #[must_use]
+    pub fn connections(&self) -> Snapshot<ConnectionRow> {
+        self.read(|state| state.connections.snapshot().and(state.live_connections.values().cloned().collect()))
+    }
+
+    /// File operations.
+    #[must_use]
+    pub fn file_ops(&self) -> Snapshot<FileOpRow> {
+        self.read(|state| state.file_ops.snapshot())
+    }
+
+    /// Files that are open, with their running bytes.
+    #[must_use]
+    pub fn open_files(&self) -> Snapshot<OpenFileRow> {
+        let rows: Vec<_> = self.read(|state| state.open_files.values().cloned().collect());
+        let probe = self.probe.get();
+        let with_bytes = |(open_id, mut row): (u64, OpenFileRow)| {
+            if let Some((read, written)) = probe.and_then(|probe| probe.open_bytes(open_id)) {
+                row.bytes_read = i64::try_from(read).ok();
+                row.bytes_written = i64::try_from(written).ok();
+            }
+            row
+        };
+        Snapshot::of(rows.into_iter().map(with_bytes).collect())
+    }
+
+    /// Signatures, the refused ones too.
+    #[must_use]
+    pub fn signatures(&self) -> Snapshot<SignatureRow> {
+        Snapshot::of(self.read(|state| state.signatures.clone()))
+    }
+
+    /// The collector's health; no rows while there is no collector.
+    #[must_use]
+    pub fn collector(&self) -> Snapshot<CollectorRow> {
+        Snapshot::of(self.probe.get().map(|probe| probe.collector()).unwrap_or_default())
+    }
+}
