@@ -4,6 +4,7 @@
 //! kernel, `identify` says which process is an agent, `enrich` gives meaning, [`record`] keeps the rows, `tables`
 //! declares them, `osquery` and `shell` answer from them.
 
+pub mod collect;
 pub mod event;
 pub mod record;
 pub mod value;

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0 */
+/*
+ * What agents do, from the kernel. Only program types that load on a kernel that is locked down: tp_btf, iter, raw_tp.
+ * Each file has one subject; here is the one hook for all system calls.
+ */
+#include <linux/bpf.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "kernel.h"
+
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_tracing.h>
+
+#include "event.h"
+#include "maps.h"
+#include "paths.h"
+#include "process.h"
+#include "calls.h"
+#include "files.h"
+#include "sockets.h"
+
+/* Attached while an agent lives. By the exit the kernel has read the user's strings, so their pages are there, and the
+ * result is known. Threads of no agent leave after the number's look-up and one of task storage. */
+SEC("tp_btf/sys_exit")
+int BPF_PROG(on_call, struct pt_regs *regs, long result)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct call call = {};
+	struct mark mark;
+	bool compat;
+
+	call.operation = operation_of(task, regs, &compat);
+	if (call.operation == OP_NONE || !is_shown(slot_of(task, &mark)))
+		return 0;
+	if (call.operation == OP_UNSUPPORTED) {
+		COUNT(AQ_CONNECTION, unsupported_abi);
+		return 0;
+	}
+	read_arguments(&call, regs, compat);
+	if (compat)
+		result = (int)result;
+	if (call.operation == OP_CONNECT) {
+		handle_connect(task, &mark, &call, result);
+		return 0;
+	}
+	if (call.operation == OP_CLOSE) {
+		if (result != -EBADF)
+			handle_close(task, call.arguments[0], AQ_SEEN);
+		return 0;
+	}
+	if (result < 0)
+		return 0;
+	switch (call.operation) {
+	case OP_OPEN:
+	case OP_OPENAT:
+	case OP_OPENAT2:
+	case OP_CREAT:
+		handle_open(task, &mark, &call, result);
+		break;
+	case OP_FCNTL:
+		if (call.arguments[1] == F_DUPFD || call.arguments[1] == F_DUPFD_CLOEXEC)
+			handle_dup(task, result);
+		break;
+	case OP_DUP:
+		handle_dup(task, result);
+		break;
+	case OP_READ:
+		handle_bytes(task, call.arguments[0], result, false);
+		break;
+	case OP_WRITE:
+		handle_bytes(task, call.arguments[0], result, true);
+		break;
+	case OP_SENDFILE:
+		handle_bytes(task, call.arguments[1], result, false);
+		handle_bytes(task, call.arguments[0], result, true);
+		break;
+	case OP_COPY_RANGE:
+		handle_bytes(task, call.arguments[0], result, false);
+		handle_bytes(task, call.arguments[2], result, true);
+		break;
+	case OP_CLOSE_RANGE:
+		break; /* the sweep finds what ended */
+	default:
+		handle_change(task, &mark, &call);
+	}
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";

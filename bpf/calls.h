@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0 */
+/* System calls, by what they do, and their arguments, whatever ABI they came by. */
+#ifndef AGENTQUERY_CALLS_H
+#define AGENTQUERY_CALLS_H
+
+#define CALLS 512
+#define AT_FDCWD -100
+#define TS_COMPAT 2 /* arch/x86/include/asm/thread_info.h */
+
+enum operation {
+	OP_NONE,
+	OP_OPEN,
+	OP_OPENAT,
+	OP_OPENAT2,
+	OP_CREAT,
+	OP_CLOSE,
+	OP_CLOSE_RANGE,
+	OP_DUP, /* dup, dup2, dup3: the result is the new descriptor */
+	OP_FCNTL,
+	OP_READ,
+	OP_WRITE,
+	OP_SENDFILE,
+	OP_COPY_RANGE, /* copy_file_range, splice: from, offset, to */
+	OP_UNLINK,
+	OP_UNLINKAT,
+	OP_RMDIR,
+	OP_RENAME,
+	OP_RENAMEAT,
+	OP_LINK,
+	OP_LINKAT,
+	OP_SYMLINK,
+	OP_SYMLINKAT,
+	OP_MKDIR,
+	OP_MKDIRAT,
+	OP_CHMOD,
+	OP_FCHMODAT,
+	OP_FCHMOD,
+	OP_CHOWN,
+	OP_FCHOWNAT,
+	OP_FCHOWN,
+	OP_TRUNCATE,
+	OP_FTRUNCATE,
+	OP_CONNECT,
+	OP_UNSUPPORTED, /* counted, not decoded */
+};
+
+#if defined(__TARGET_ARCH_x86)
+#include <asm/unistd_64.h>
+#else
+#include <asm-generic/unistd.h>
+#endif
+
+static const volatile __u8 native_calls[CALLS] = {
+#ifdef __NR_open
+	[__NR_open] = OP_OPEN,
+	[__NR_creat] = OP_CREAT,
+	[__NR_dup2] = OP_DUP,
+	[__NR_unlink] = OP_UNLINK,
+	[__NR_rmdir] = OP_RMDIR,
+	[__NR_rename] = OP_RENAME,
+	[__NR_link] = OP_LINK,
+	[__NR_symlink] = OP_SYMLINK,
+	[__NR_mkdir] = OP_MKDIR,
+	[__NR_chmod] = OP_CHMOD,
+	[__NR_chown] = OP_CHOWN,
+	[__NR_lchown] = OP_CHOWN,
+#endif
+#ifdef __NR_renameat
+	[__NR_renameat] = OP_RENAMEAT,
+#endif
+	[__NR_openat] = OP_OPENAT,
+	[437 /* openat2 */] = OP_OPENAT2,
+	[__NR_close] = OP_CLOSE,
+	[436 /* close_range */] = OP_CLOSE_RANGE,
+	[__NR_dup] = OP_DUP,
+	[__NR_dup3] = OP_DUP,
+	[__NR_fcntl] = OP_FCNTL,
+	[__NR_read] = OP_READ,
+	[__NR_pread64] = OP_READ,
+	[__NR_readv] = OP_READ,
+	[__NR_preadv] = OP_READ,
+	[__NR_preadv2] = OP_READ,
+	[__NR_write] = OP_WRITE,
+	[__NR_pwrite64] = OP_WRITE,
+	[__NR_writev] = OP_WRITE,
+	[__NR_pwritev] = OP_WRITE,
+	[__NR_pwritev2] = OP_WRITE,
+	[__NR_sendfile] = OP_SENDFILE,
+	[__NR_copy_file_range] = OP_COPY_RANGE,
+	[__NR_splice] = OP_COPY_RANGE,
+	[__NR_unlinkat] = OP_UNLINKAT,
+	[__NR_renameat2] = OP_RENAMEAT,
+	[__NR_linkat] = OP_LINKAT,
+	[__NR_symlinkat] = OP_SYMLINKAT,
+	[__NR_mkdirat] = OP_MKDIRAT,
+	[__NR_fchmodat] = OP_FCHMODAT,
+	[452 /* fchmodat2, 6.6 */] = OP_FCHMODAT,
+	[__NR_fchmod] = OP_FCHMOD,
+	[__NR_fchownat] = OP_FCHOWNAT,
+	[__NR_fchown] = OP_FCHOWN,
+	[__NR_truncate] = OP_TRUNCATE,
+	[__NR_ftruncate] = OP_FTRUNCATE,
+	[__NR_connect] = OP_CONNECT,
+};
+
+#if defined(__TARGET_ARCH_x86)
+/* i386 numbers (arch/x86/entry/syscalls/syscall_32.tbl), by int 0x80 from any process. */
+static const volatile __u8 compat_calls[CALLS] = {
+	[3 /* read */] = OP_READ,
+	[4 /* write */] = OP_WRITE,
+	[5 /* open */] = OP_OPEN,
+	[6 /* close */] = OP_CLOSE,
+	[8 /* creat */] = OP_CREAT,
+	[9 /* link */] = OP_LINK,
+	[10 /* unlink */] = OP_UNLINK,
+	[15 /* chmod */] = OP_CHMOD,
+	[16 /* lchown16 */] = OP_CHOWN,
+	[38 /* rename */] = OP_RENAME,
+	[39 /* mkdir */] = OP_MKDIR,
+	[40 /* rmdir */] = OP_RMDIR,
+	[41 /* dup */] = OP_DUP,
+	[55 /* fcntl */] = OP_FCNTL,
+	[63 /* dup2 */] = OP_DUP,
+	[83 /* symlink */] = OP_SYMLINK,
+	[92 /* truncate */] = OP_TRUNCATE,
+	[93 /* ftruncate */] = OP_FTRUNCATE,
+	[94 /* fchmod */] = OP_FCHMOD,
+	[95 /* fchown16 */] = OP_FCHOWN,
+	[102 /* socketcall */] = OP_UNSUPPORTED,
+	[145 /* readv */] = OP_READ,
+	[146 /* writev */] = OP_WRITE,
+	[180 /* pread64 */] = OP_READ,
+	[181 /* pwrite64 */] = OP_WRITE,
+	[182 /* chown16 */] = OP_CHOWN,
+	[187 /* sendfile */] = OP_SENDFILE,
+	[193 /* truncate64 */] = OP_TRUNCATE,
+	[194 /* ftruncate64 */] = OP_FTRUNCATE,
+	[198 /* lchown */] = OP_CHOWN,
+	[207 /* fchown */] = OP_FCHOWN,
+	[212 /* chown */] = OP_CHOWN,
+	[221 /* fcntl64 */] = OP_FCNTL,
+	[239 /* sendfile64 */] = OP_SENDFILE,
+	[295 /* openat */] = OP_OPENAT,
+	[296 /* mkdirat */] = OP_MKDIRAT,
+	[298 /* fchownat */] = OP_FCHOWNAT,
+	[301 /* unlinkat */] = OP_UNLINKAT,
+	[302 /* renameat */] = OP_RENAMEAT,
+	[303 /* linkat */] = OP_LINKAT,
+	[304 /* symlinkat */] = OP_SYMLINKAT,
+	[306 /* fchmodat */] = OP_FCHMODAT,
+	[313 /* splice */] = OP_COPY_RANGE,
+	[330 /* dup3 */] = OP_DUP,
+	[333 /* preadv */] = OP_READ,
+	[334 /* pwritev */] = OP_WRITE,
+	[353 /* renameat2 */] = OP_RENAMEAT,
+	[362 /* connect */] = OP_CONNECT,
+	[377 /* copy_file_range */] = OP_COPY_RANGE,
+	[378 /* preadv2 */] = OP_READ,
+	[379 /* pwritev2 */] = OP_WRITE,
+	[436 /* close_range */] = OP_CLOSE_RANGE,
+	[437 /* openat2 */] = OP_OPENAT2,
+	[452 /* fchmodat2 */] = OP_FCHMODAT,
+};
+#endif
+
+struct call {
+	enum operation operation;
+	__u64 arguments[6];
+};
+
+/* Which operation a call is; OP_NONE for what is of no interest. */
+static __always_inline enum operation operation_of(struct task_struct *task, struct pt_regs *regs, bool *compat)
+{
+#if defined(__TARGET_ARCH_x86)
+	__u64 number = regs->orig_ax;
+
+	*compat = task->thread_info.status & TS_COMPAT;
+	if ((__s64)number > 0 && (number & 0x40000000)) /* x32; rt_sigreturn leaves -1 */
+		return OP_UNSUPPORTED;
+	if (number >= CALLS)
+		return OP_NONE;
+	return *compat ? compat_calls[number & (CALLS - 1)] : native_calls[number & (CALLS - 1)];
+#else
+	__u32 number = regs->syscallno;
+
+	*compat = false; /* an AArch32 task's numbers are not told apart by this field: CONFIG_COMPAT is rare on servers */
+	if (number >= CALLS)
+		return OP_NONE;
+	return native_calls[number & (CALLS - 1)];
+#endif
+}
+
+static __always_inline void read_arguments(struct call *call, struct pt_regs *regs, bool compat)
+{
+#if defined(__TARGET_ARCH_x86)
+	if (compat) {
+		call->arguments[0] = (__u32)regs->bx;
+		call->arguments[1] = (__u32)regs->cx;
+		call->arguments[2] = (__u32)regs->dx;
+		call->arguments[3] = (__u32)regs->si;
+		call->arguments[4] = (__u32)regs->di;
+		call->arguments[5] = (__u32)regs->bp;
+		return;
+	}
+	call->arguments[0] = regs->di;
+	call->arguments[1] = regs->si;
+	call->arguments[2] = regs->dx;
+	call->arguments[3] = regs->r10;
+	call->arguments[4] = regs->r8;
+	call->arguments[5] = regs->r9;
+#else
+	call->arguments[0] = regs->orig_x0;
+	call->arguments[1] = regs->regs[1];
+	call->arguments[2] = regs->regs[2];
+	call->arguments[3] = regs->regs[3];
+	call->arguments[4] = regs->regs[4];
+	call->arguments[5] = regs->regs[5];
+#endif
+}
+
+#endif

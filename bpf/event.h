@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0 */
+/*
+ * The kernel's records: the only definition of them. The BPF programs include this file, and the Rust types are
+ * generated from it (extension/src/collect/linux/abi.rs).
+ *
+ * Fixed-width integers, explicit padding, every size asserted. Times are nanoseconds since boot (CLOCK_BOOTTIME). Text
+ * begins at AQ_TEXT, in the order of its length fields, without NUL; what did not fit sets AQ_TRUNCATED.
+ */
+#ifndef AGENTQUERY_EVENT_H
+#define AGENTQUERY_EVENT_H
+
+#include <linux/types.h>
+
+#define AQ_VERSION 1
+
+/* What a record is about; also the index of its counters. */
+#define AQ_FORK 0
+#define AQ_EXEC 1
+#define AQ_EXIT 2
+#define AQ_OPEN 3
+#define AQ_CLOSE 4
+#define AQ_CHANGE 5
+#define AQ_CONNECTION 6
+#define AQ_KINDS 7
+
+/* Flags of a record. */
+#define AQ_TRUNCATED 1 /* some text was cut off */
+#define AQ_CANDIDATE 2 /* exec: the path or an argument holds a literal of a signature */
+#define AQ_SEEN 4      /* close: seen at the call, not inferred later */
+#define AQ_UNTRACKED 8 /* open: the table of open files is full, no close will come */
+
+/* State of a slot. */
+#define AQ_SLOT_FREE 0
+#define AQ_SLOT_PROVISIONAL 1
+#define AQ_SLOT_CONFIRMED 2
+#define AQ_SLOT_CLEARED 3
+#define AQ_SLOT_MUTED 4
+
+#define AQ_SLOTS 4096
+#define AQ_NO_SLOT 0xffffffff /* an exec outside any tree, shown because a signature has no literal */
+#define AQ_MUTED_SLOT 0       /* the recorder's own */
+
+#define AQ_PATH_MAX 4096 /* longest path, without its NUL less one: PATH_MAX of Linux */
+#define AQ_ARGV_MAX 16384
+#define AQ_DATA_MAX (3 * AQ_PATH_MAX + AQ_ARGV_MAX)
+#define AQ_TEXT 112 /* where the text begins, in every record that has text */
+#define AQ_LITERAL_MAX 48 /* longest path component that can be a literal, with its NUL */
+
+/* Value of the table of literals. */
+#define AQ_LITERAL 1
+#define AQ_INTERPRETER 2
+
+/* aq_open.how */
+#define AQ_OPEN_READ 0
+#define AQ_OPEN_WRITE 1
+#define AQ_OPEN_TRUNCATE 2
+#define AQ_OPEN_CREATE 3
+
+/* aq_change.what */
+#define AQ_DELETE 0
+#define AQ_RENAME 1
+#define AQ_LINK 2
+#define AQ_SYMLINK 3
+#define AQ_MKDIR 4
+#define AQ_RMDIR 5
+#define AQ_CHMOD 6
+#define AQ_CHOWN 7
+#define AQ_TRUNCATE 8
+
+struct aq_header {
+	__u16 version;
+	__u16 kind;
+	__u32 length; /* of the whole record */
+	__u64 sequence; /* of this CPU; taken before the record is offered to the ring, so a loss leaves a gap */
+	__u32 cpu;
+	__u32 flags;
+	__u64 boot_ns;
+	__u64 start_ns; /* start of the process */
+	__u32 pid; /* thread group */
+	__u32 tid;
+	__u32 slot;
+	__u32 generation;
+};
+
+struct aq_fork {
+	struct aq_header header; /* of the parent */
+	__u64 child_start_ns;
+	__u32 child_pid;
+	__u32 child_ns_pid;
+};
+
+struct aq_exec {
+	struct aq_header header;
+	__u64 cgroup_id;
+	__u32 parent;
+	__u32 ns_pid;
+	__u32 uid;
+	__u32 gid;
+	__u32 mount_ns;
+	__u32 argv_length; /* arguments, each ended by NUL */
+	__u16 path_length;
+	__u16 exec_path_length;
+	__u16 cwd_length;
+	__u16 padding;
+	char tty[16];
+};
+
+struct aq_exit {
+	struct aq_header header;
+	__u32 status; /* as wait(2) gives it */
+	__u32 padding;
+};
+
+struct aq_open {
+	struct aq_header header;
+	__u64 open_id;
+	__u32 how;
+	__u32 mode;
+	__s32 fd;
+	__u32 uid;
+	__u32 path_length;
+	__u32 padding;
+};
+
+struct aq_close {
+	struct aq_header header;
+	__u64 open_id;
+	__u64 bytes_read;
+	__u64 bytes_written;
+};
+
+struct aq_change {
+	struct aq_header header;
+	__u32 what;
+	__u32 mode; /* of chmod and mkdir, else 0xffffffff */
+	__u32 uid;
+	__u32 mount_ns;
+	__u16 base_length; /* directory that the name starts from, or the file itself when there is no name */
+	__u16 name_length;
+	__u16 dest_base_length;
+	__u16 dest_name_length;
+};
+
+struct aq_connection {
+	struct aq_header header;
+	__u64 socket_id;
+	__u64 inode;
+	__u32 net_ns;
+	__s32 error; /* errno, positive */
+	__s32 fd;
+	__u16 local_port; /* host order */
+	__u16 remote_port;
+	__u8 state; /* TCP_*, or 0 when connect returned */
+	__u8 family;
+	__u8 padding[6];
+	__u8 local[16];
+	__u8 remote[16];
+};
+
+/* What becomes of a record: seen = submitted + filtered + ring_full + oversized + throttled. */
+struct aq_counters {
+	__u64 seen;
+	__u64 submitted;
+	__u64 filtered;
+	__u64 ring_full;
+	__u64 oversized;
+	__u64 throttled;
+	__u64 unsupported_abi; /* calls of another ABI that are not decoded; not part of seen */
+	__u64 padding;
+};
+
+struct aq_slot {
+	__u32 state;
+	__u32 generation;
+	__u64 refilled_ns;
+	__u64 tokens;
+};
+
+/* What the recorder asks of the programs at run time. */
+struct aq_control {
+	__u32 show_every_exec; /* a signature has no literal */
+	__u32 mark_root; /* process whose tree mark_tree marks */
+	__u32 mark_slot;
+	__u32 mark_generation;
+};
+
+/* An open file of an agent, by the address of its struct file. */
+struct aq_file {
+	__u64 open_id;
+	__u64 inode; /* address, to tell a reused struct file */
+	__u64 start_ns;
+	__u64 bytes_read;
+	__u64 bytes_written;
+	__u32 pid;
+	__u32 tid;
+	__u32 slot;
+	__u32 generation;
+};
+
+_Static_assert(sizeof(struct aq_header) == 56, "aq_header");
+_Static_assert(sizeof(struct aq_fork) == 72, "aq_fork");
+_Static_assert(sizeof(struct aq_exec) == AQ_TEXT, "aq_exec");
+_Static_assert(sizeof(struct aq_exit) == 64, "aq_exit");
+_Static_assert(sizeof(struct aq_open) == 88, "aq_open");
+_Static_assert(sizeof(struct aq_close) == 80, "aq_close");
+_Static_assert(sizeof(struct aq_change) == 80, "aq_change");
+_Static_assert(sizeof(struct aq_connection) == 128, "aq_connection");
+_Static_assert(sizeof(struct aq_counters) == 64, "aq_counters");
+_Static_assert(sizeof(struct aq_slot) == 24, "aq_slot");
+_Static_assert(sizeof(struct aq_control) == 16, "aq_control");
+_Static_assert(sizeof(struct aq_file) == 56, "aq_file");
+
+#endif

@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0 */
+/* The maps, and what every program needs of them: marks, counters, the way into the ring. */
+#ifndef AGENTQUERY_MAPS_H
+#define AGENTQUERY_MAPS_H
+
+#define FILES_MAX 16384
+
+/* Hides a value from the compiler, so that the bound written after it is tested where the verifier needs it. */
+#define KEEP_BOUND(value) asm volatile("" : "+r"(value))
+
+#define TOKENS_PER_SECOND 200000ull /* events a second that one tree may send */
+#define TOKENS_MOST 400000ull /* and at once */
+#define RING_BYTES (2u << 20)
+
+struct mark {
+	__u32 slot;
+	__u32 generation;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, RING_BYTES);
+} events SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct mark);
+} marks SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, AQ_SLOTS);
+	__type(key, __u32);
+	__type(value, struct aq_slot);
+} slots SEC(".maps");
+
+/* Slots that can be given out; filled by the recorder. */
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, AQ_SLOTS);
+	__uint(key_size, 0);
+	__uint(value_size, sizeof(__u32));
+} free_slots SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(key_size, AQ_LITERAL_MAX);
+	__uint(value_size, sizeof(__u32));
+} literals SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, AQ_KINDS);
+	__type(key, __u32);
+	__type(value, struct aq_counters);
+} counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, __u64);
+} sequences SEC(".maps"); /* of records, of opens */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct aq_control);
+} control SEC(".maps");
+
+/* Open files by the address of their struct file. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, FILES_MAX);
+	__type(key, __u64);
+	__type(value, struct aq_file);
+} files SEC(".maps");
+
+/* Which file a descriptor is, for at the exit of close the kernel has forgotten. Old entries may go: the sweep finds
+ * what was missed. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 2 * FILES_MAX);
+	__type(key, __u64); /* thread group << 32 | descriptor */
+	__type(value, __u64);
+} descriptors SEC(".maps");
+
+struct owner {
+	__u64 start_ns;
+	__u32 pid;
+	__u32 tid;
+	__u32 slot;
+	__u32 generation;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct owner);
+} owners SEC(".maps");
+
+/* The record being made. One for each program that can interrupt, or be interrupted by, another. */
+#define SCRATCH_EXEC 0
+#define SCRATCH_CALL 1
+#define SCRATCHES 2
+
+struct record {
+	union {
+		struct aq_header header;
+		struct aq_exec exec;
+		struct aq_open open;
+		struct aq_change change;
+	};
+	char data[AQ_DATA_MAX];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, SCRATCHES);
+	__type(key, __u32);
+	__type(value, struct record);
+} records SEC(".maps");
+
+static __always_inline struct aq_control *control_now(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&control, &zero);
+}
+
+static __always_inline struct aq_counters *counters_of(__u32 kind)
+{
+	return bpf_map_lookup_elem(&counters, &kind);
+}
+
+#define COUNT(kind, field)                                                                 \
+	do {                                                                               \
+		struct aq_counters *counters_ = counters_of(kind);                         \
+		if (counters_)                                                             \
+			__sync_fetch_and_add(&counters_->field, 1);                        \
+	} while (0)
+
+/* The slot of a task, when the slot is in the same use as when the task was marked. */
+static __always_inline struct aq_slot *slot_of(struct task_struct *task, struct mark *mark)
+{
+	struct mark *found = bpf_task_storage_get(&marks, task, NULL, 0);
+	struct aq_slot *slot;
+
+	if (!found)
+		return NULL;
+	*mark = *found;
+	slot = bpf_map_lookup_elem(&slots, &mark->slot);
+	if (!slot || slot->generation != mark->generation)
+		return NULL;
+	return slot;
+}
+
+static __always_inline bool is_shown(const struct aq_slot *slot)
+{
+	return slot && (slot->state == AQ_SLOT_PROVISIONAL || slot->state == AQ_SLOT_CONFIRMED);
+}
+
+/* Fills the header but for the length. Every record that is begun ends in submit() or is counted otherwise. */
+static __always_inline void begin(struct aq_header *header, __u32 kind, struct task_struct *task, const struct mark *mark)
+{
+	header->version = AQ_VERSION;
+	header->kind = kind;
+	header->flags = 0;
+	header->cpu = bpf_get_smp_processor_id();
+	header->boot_ns = bpf_ktime_get_boot_ns();
+	header->start_ns = task->group_leader->start_boottime;
+	header->pid = task->tgid;
+	header->tid = task->pid;
+	header->slot = mark->slot;
+	header->generation = mark->generation;
+}
+
+#define RECORDS 0
+#define OPENS 1
+
+static __always_inline __u64 next_sequence(__u32 of)
+{
+	__u64 *sequence = bpf_map_lookup_elem(&sequences, &of);
+
+	return sequence ? __sync_fetch_and_add(sequence, 1) : 0;
+}
+
+/* Takes a token of the tree; false when it has none left. Approximate: two CPUs may take the same one. */
+static __always_inline bool take_token(__u32 index, __u64 now)
+{
+	struct aq_slot *slot = bpf_map_lookup_elem(&slots, &index);
+	__u64 tokens, gained;
+
+	if (!slot)
+		return true;
+	tokens = slot->tokens;
+	if (now > slot->refilled_ns + 1000000) {
+		gained = (now - slot->refilled_ns) / 1000 * TOKENS_PER_SECOND / 1000000;
+		tokens = gained > TOKENS_MOST ? TOKENS_MOST : tokens + gained;
+		if (tokens > TOKENS_MOST)
+			tokens = TOKENS_MOST;
+		slot->refilled_ns = now;
+	}
+	if (tokens == 0) {
+		slot->tokens = 0;
+		return false;
+	}
+	slot->tokens = tokens - 1;
+	return true;
+}
+
+/*
+ * Offers a record to the ring. File records stop when it is three quarters full, so that exec, exit and connect keep
+ * the rest, and wake the recorder only when much is waiting; the others wake it at once.
+ */
+static __always_inline bool submit(struct aq_header *header, __u32 length, bool urgent)
+{
+	__u64 waiting = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
+	__u64 flags = BPF_RB_FORCE_WAKEUP;
+
+	header->length = length;
+	header->sequence = next_sequence(RECORDS);
+	if (!urgent) {
+		if (waiting > RING_BYTES / 4 * 3) {
+			COUNT(header->kind, ring_full);
+			return false;
+		}
+		if (!take_token(header->slot, header->boot_ns)) {
+			COUNT(header->kind, throttled);
+			return false;
+		}
+		if (waiting < 256 * 1024)
+			flags = BPF_RB_NO_WAKEUP;
+	}
+	if (bpf_ringbuf_output(&events, header, length, flags)) {
+		COUNT(header->kind, ring_full);
+		return false;
+	}
+	COUNT(header->kind, submitted);
+	return true;
+}
+
+#endif

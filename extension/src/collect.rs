@@ -1,0 +1,121 @@
+//! Hearing what processes do.
+//!
+//! One trait, one module a system. What a machine lacks is a [`DegradationReason`], which a table shows, not an error
+//! that ends the program. Turning a system's raw records into [`Event`]s is pure code and compiled everywhere.
+
+pub mod latency;
+pub mod linux;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::event::{Event, Mark};
+use crate::record::Probe;
+
+/// Why the best collector of the system does not run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DegradationReason {
+    /// Not root, or without the capabilities that eBPF needs.
+    NotPrivileged,
+    /// The kernel carries no BTF (`/sys/kernel/btf/vmlinux`).
+    NoBtf,
+    /// No collector for this system or processor.
+    UnsupportedSystem,
+    /// Not in the initial pid namespace: pids here are not the host's.
+    PidNamespace,
+    /// The kernel refused the programs; its own words.
+    Refused(String),
+}
+
+impl fmt::Display for DegradationReason {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotPrivileged => out.write_str("recording needs root: start it with sudo, or ask a running recorder with --connect"),
+            Self::NoBtf => out.write_str("the kernel has no BTF (/sys/kernel/btf/vmlinux): use one built with CONFIG_DEBUG_INFO_BTF"),
+            Self::UnsupportedSystem => out.write_str("there is no collector for this system and processor"),
+            Self::PidNamespace => out.write_str("not in the initial pid namespace: run the recorder on the host, not in a container"),
+            Self::Refused(why) => write!(out, "the kernel refused the eBPF programs: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for DegradationReason {}
+
+/// A failure of a collector that runs.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {source}")]
+pub struct CollectError {
+    /// What was being done.
+    pub what: &'static str,
+    /// Why it failed.
+    pub source: std::io::Error,
+}
+
+/// When the hook on system calls is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Syscalls {
+    /// From the first process that may be an agent until some minutes after the last.
+    #[default]
+    OnDemand,
+    /// Always.
+    Always,
+}
+
+/// What a collector has to know of the signatures.
+#[derive(Debug, Clone, Default)]
+pub struct Interest {
+    /// Path components one of which every agent's path or script has.
+    pub literals: Vec<String>,
+    /// Names of interpreters, whose arguments are looked at.
+    pub interpreters: Vec<String>,
+    /// Some signature has no literal: show every exec.
+    pub every_exec: bool,
+}
+
+/// A source of events. Used by one thread; its [`Probe`] by many.
+pub trait Collector {
+    /// Waits for records, at most `wait`, and appends what there is, a bounded batch, in the order in which it happened.
+    ///
+    /// # Errors
+    /// When the system no longer gives records.
+    fn drain(&mut self, wait: Duration, events: &mut Vec<Event>) -> Result<(), CollectError>;
+
+    /// The events of all drains so far are recorded: the system may forget them.
+    fn commit(&mut self);
+
+    /// The tree of this mark is an agent's.
+    fn confirm(&mut self, mark: Mark);
+
+    /// The tree of this mark is none of ours, or has ended: its slot can be used again.
+    fn release(&mut self, mark: Mark);
+
+    /// Marks a running tree, which the system had not marked by itself.
+    fn mark_tree(&mut self, root: u32) -> Option<Mark>;
+
+    /// System calls are seen since then (nanoseconds since boot); `None` while they are not.
+    fn syscalls_since(&self) -> Option<u64>;
+
+    /// How many agents live: decides about the hook on system calls.
+    fn agents_live(&mut self, agents: usize);
+
+    /// Looks for files that ended without a close; to be called when a process ended or replaced its program.
+    fn sweep(&mut self);
+
+    /// Health, for tables.
+    fn probe(&self) -> Arc<dyn Probe>;
+}
+
+/// The best collector that loads here.
+///
+/// # Errors
+/// The reason why there is none.
+pub fn start(interest: &Interest, syscalls: Syscalls) -> Result<Box<dyn Collector>, DegradationReason> {
+    #[cfg(target_os = "linux")]
+    return Ok(Box::new(linux::ebpf::EbpfCollector::start(interest, syscalls)?));
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (interest, syscalls);
+        Err(DegradationReason::UnsupportedSystem)
+    }
+}

@@ -1,0 +1,12 @@
+//! Linux: eBPF. The programs are in `bpf/`, their records in `bpf/event.h`.
+//!
+//! [`decode`] is pure and compiled on every system; `ebpf` loads and attaches, `ring` reads.
+
+#[allow(missing_docs, non_camel_case_types, clippy::all, clippy::pedantic, dead_code)]
+#[rustfmt::skip]
+pub mod abi;
+pub mod decode;
+#[cfg(target_os = "linux")]
+pub mod ebpf;
+#[cfg(target_os = "linux")]
+mod ring;

@@ -1,0 +1,482 @@
+//! Loading the programs, attaching them, and telling them what the recorder decided.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use libbpf_rs::{Iter, Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, ProgramInput};
+
+use super::decode::{bytes_of, decode, kind_of, read};
+use super::ring::{Ring, RingMap};
+use super::abi;
+use crate::collect::latency::Latency;
+use crate::collect::{CollectError, Collector, DegradationReason, Interest, Syscalls};
+use crate::event::{Event, EventKind, Mark};
+use crate::record::Probe;
+use crate::record::rows::CollectorRow;
+use crate::value::Text;
+
+/// The programs, built from `bpf/agentquery.bpf.c` by `./dev bpf`.
+#[cfg(target_arch = "x86_64")]
+static OBJECT: &[u8] = include_bytes!("../../../../bpf/agentquery.x86_64.bpf.o");
+#[cfg(target_arch = "aarch64")]
+static OBJECT: &[u8] = include_bytes!("../../../../bpf/agentquery.aarch64.bpf.o");
+
+/// Records in a batch: what waits for its publication stays small.
+const BATCH: usize = 2048;
+/// How long system calls are still seen after the last agent.
+const LINGER: Duration = Duration::from_secs(180);
+/// Sweeps take at most a twentieth of the time.
+const SWEEP_SHARE: u32 = 20;
+const SWEEP_AT_LEAST: Duration = Duration::from_millis(10);
+/// And one in a while also without a reason: mappings end without an event.
+const SWEEP_AT_MOST: Duration = Duration::from_secs(1);
+
+/// Always attached, the exits first: a fork that is seen must not be left without its exit.
+const PROCESS_PROGRAMS: [&str; 3] = ["on_exit", "on_newtask", "on_exec"];
+const CALL_PROGRAMS: [&str; 2] = ["on_socket_state", "on_call"];
+
+const KINDS: [&str; abi::AQ_KINDS as usize] = ["fork", "exec", "exit", "open", "close", "change", "connection"];
+
+/// The numbers that more than one thread looks at.
+#[derive(Debug, Default)]
+struct Shared {
+    received: [AtomicU64; abi::AQ_KINDS as usize],
+    undecodable: AtomicU64,
+    latency: Latency,
+    attached: AtomicBool,
+}
+
+/// eBPF on Linux.
+pub struct EbpfCollector {
+    // Links first: programs are detached before their maps go.
+    calls: Vec<Link>,
+    _processes: Vec<Link>,
+    ring: Ring,
+    maps: Arc<Maps>,
+    shared: Arc<Shared>,
+    object: Arc<Guarded>,
+    syscalls: Syscalls,
+    attached_ns: Option<u64>,
+    idle_since: Option<Instant>,
+    agents: usize,
+    sweep_wanted: bool,
+    swept: Instant,
+    sweep_rest: Duration,
+    /// When the events of the last drain happened, for the latency.
+    drained: Vec<u64>,
+}
+
+/// The loaded object. libbpf's object may be used from one thread at a time, and is: only the recording thread calls
+/// into it, others hold descriptors of its maps.
+struct Guarded(Object);
+
+// SAFETY: see the type's comment; the pointers inside have no thread affinity.
+unsafe impl Send for Guarded {}
+// SAFETY: as above.
+unsafe impl Sync for Guarded {}
+
+struct Maps {
+    slots: MapHandle,
+    free_slots: MapHandle,
+    literals: MapHandle,
+    counters: MapHandle,
+    files: MapHandle,
+    control: MapHandle,
+    programs: Vec<MapProgram>,
+}
+
+/// A program's descriptor, to ask the kernel about it.
+struct MapProgram(std::os::fd::OwnedFd);
+
+fn refused(what: &str, error: &dyn std::fmt::Display) -> DegradationReason {
+    DegradationReason::Refused(format!("{what}: {error:#}"))
+}
+
+/// Nanoseconds since boot, the clock of the kernel's records.
+pub fn boot_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a valid timespec; the clock exists since Linux 2.6.39.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) };
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+}
+
+fn check_machine() -> Result<(), DegradationReason> {
+    // SAFETY: geteuid has no preconditions.
+    if unsafe { libc::geteuid() } != 0 {
+        return Err(DegradationReason::NotPrivileged);
+    }
+    if !std::path::Path::new("/sys/kernel/btf/vmlinux").exists() {
+        return Err(DegradationReason::NoBtf);
+    }
+    // The initial pid namespace has a fixed inode: PROC_PID_INIT_INO, include/linux/proc_ns.h.
+    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    if namespace.as_os_str() != "pid:[4026531836]" {
+        return Err(DegradationReason::PidNamespace);
+    }
+    Ok(())
+}
+
+fn map_named(object: &Object, name: &str) -> Result<MapHandle, DegradationReason> {
+    let map = object.maps().find(|map| map.name() == name);
+    let map = map.ok_or_else(|| DegradationReason::Refused(format!("the object has no map {name}")))?;
+    MapHandle::try_from(&map).map_err(|error| refused(name, &error))
+}
+
+fn attach(object: &Object, name: &str) -> Result<Link, DegradationReason> {
+    let program = object.progs_mut().find(|program| program.name() == name);
+    let program = program.ok_or_else(|| DegradationReason::Refused(format!("the object has no program {name}")))?;
+    program.attach().map_err(|error| refused(name, &error))
+}
+
+impl EbpfCollector {
+    /// Loads and attaches.
+    ///
+    /// # Errors
+    /// The reason why it cannot be done here.
+    pub fn start(interest: &Interest, syscalls: Syscalls) -> Result<Self, DegradationReason> {
+        check_machine()?;
+        // libbpf's own lines would go to stderr around our log; errors come back with the reason in them.
+        libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Info, |_, line| eprint!("{line}"))));
+        let open = ObjectBuilder::default().open_memory(OBJECT).map_err(|error| refused("open", &error))?;
+        let object = open.load().map_err(|error| refused("load", &error))?;
+        let programs = object
+            .progs()
+            .map(|program| program.as_fd().try_clone_to_owned().map(MapProgram))
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(|error| refused("programs", &error))?;
+        let maps = Maps {
+            slots: map_named(&object, "slots")?,
+            free_slots: map_named(&object, "free_slots")?,
+            literals: map_named(&object, "literals")?,
+            counters: map_named(&object, "counters")?,
+            files: map_named(&object, "files")?,
+            control: map_named(&object, "control")?,
+            programs,
+        };
+        let events = object.maps().find(|map| map.name() == "events");
+        let events = events.ok_or_else(|| DegradationReason::Refused("the object has no ring".into()))?;
+        let ring = Ring::new(events.as_fd(), events.max_entries()).map_err(|error| refused("ring", &error))?;
+        let mut collector = Self {
+            calls: Vec::new(),
+            _processes: Vec::new(),
+            ring,
+            maps: Arc::new(maps),
+            shared: Arc::default(),
+            object: Arc::new(Guarded(object)),
+            syscalls,
+            attached_ns: None,
+            idle_since: None,
+            agents: 0,
+            sweep_wanted: false,
+            swept: Instant::now(),
+            sweep_rest: SWEEP_AT_LEAST,
+            drained: Vec::new(),
+        };
+        collector.fill(interest).map_err(|error| refused("settings", &error))?;
+        for name in PROCESS_PROGRAMS {
+            collector._processes.push(attach(&collector.object.0, name)?);
+        }
+        if syscalls == Syscalls::Always {
+            collector.attach_calls();
+            if collector.calls.is_empty() {
+                return Err(DegradationReason::Refused("the hook on system calls does not attach".into()));
+            }
+        }
+        Ok(collector)
+    }
+
+    /// Literals, free slots, and the recorder's own mark.
+    fn fill(&mut self, interest: &Interest) -> libbpf_rs::Result<()> {
+        for (words, flag) in [(&interest.literals, abi::AQ_LITERAL), (&interest.interpreters, abi::AQ_INTERPRETER)] {
+            for word in words {
+                let mut key = [0_u8; abi::AQ_LITERAL_MAX as usize];
+                let Some(place) = key.get_mut(..word.len()).filter(|_| word.len() < key_room()) else {
+                    tracing::warn!(%word, "too long for the kernel's table of literals");
+                    continue;
+                };
+                place.copy_from_slice(word.as_bytes());
+                let known = self.maps.literals.lookup(&key, MapFlags::ANY)?;
+                let known = known.and_then(|value| <[u8; 4]>::try_from(value).ok()).map_or(0, u32::from_ne_bytes);
+                self.maps.literals.update(&key, &(known | flag).to_ne_bytes(), MapFlags::ANY)?;
+            }
+        }
+        let control = abi::aq_control {
+            show_every_exec: interest.every_exec.into(),
+            mark_root: 0,
+            mark_slot: 0,
+            mark_generation: 0,
+        };
+        self.maps.control.update(&0_u32.to_ne_bytes(), bytes_of(&control), MapFlags::ANY)?;
+        for slot in (abi::AQ_MUTED_SLOT + 1)..abi::AQ_SLOTS {
+            self.maps.free_slots.update(&[], &slot.to_ne_bytes(), MapFlags::ANY)?;
+        }
+        let muted = abi::aq_slot { state: abi::AQ_SLOT_MUTED, generation: 0, refilled_ns: 0, tokens: 0 };
+        self.maps.slots.update(&abi::AQ_MUTED_SLOT.to_ne_bytes(), bytes_of(&muted), MapFlags::ANY)?;
+        self.mark(std::process::id(), Mark { slot: abi::AQ_MUTED_SLOT, generation: 0 })
+    }
+
+    /// Marks a process with all its threads and descendants.
+    fn mark(&self, root: u32, mark: Mark) -> libbpf_rs::Result<()> {
+        let key = 0_u32.to_ne_bytes();
+        let current = self.maps.control.lookup(&key, MapFlags::ANY)?.unwrap_or_default();
+        let show_every_exec = read::<abi::aq_control>(&current).map_or(0, |control| control.show_every_exec);
+        let asked = abi::aq_control {
+            show_every_exec,
+            mark_root: root,
+            mark_slot: mark.slot,
+            mark_generation: mark.generation,
+        };
+        self.maps.control.update(&key, bytes_of(&asked), MapFlags::ANY)?;
+        let program = self.object.0.progs_mut().find(|program| program.name() == "mark_tree");
+        let Some(program) = program else {
+            return Err(libbpf_rs::Error::from(io::Error::other("the object has no program mark_tree")));
+        };
+        let link = program.attach_iter(self.maps.control.as_fd())?;
+        let mut tasks = Iter::new(&link)?;
+        io::copy(&mut tasks, &mut io::sink())?;
+        Ok(())
+    }
+
+    fn attach_calls(&mut self) {
+        let links: Result<Vec<_>, _> = CALL_PROGRAMS.iter().map(|name| attach(&self.object.0, name)).collect();
+        match links {
+            Ok(links) => {
+                self.calls = links;
+                self.attached_ns = Some(boot_ns());
+                self.shared.attached.store(true, Ordering::Relaxed);
+            }
+            Err(error) => tracing::error!(%error, "the hook on system calls does not attach: files and connections are not seen"),
+        }
+    }
+
+    fn slot(&self, mark: Mark) -> Option<abi::aq_slot> {
+        let bytes = self.maps.slots.lookup(&mark.slot.to_ne_bytes(), MapFlags::ANY).ok()??;
+        read(&bytes).ok().filter(|slot: &abi::aq_slot| slot.generation == mark.generation)
+    }
+
+    fn set_state(&self, mark: Mark, state: u32) -> bool {
+        let Some(slot) = self.slot(mark) else { return false };
+        let changed = abi::aq_slot { state, ..slot };
+        let written = self.maps.slots.update(&mark.slot.to_ne_bytes(), bytes_of(&changed), MapFlags::ANY);
+        if let Err(error) = &written {
+            tracing::error!(%error, slot = mark.slot, "a slot's state cannot be written");
+        }
+        written.is_ok()
+    }
+}
+
+const fn key_room() -> usize {
+    abi::AQ_LITERAL_MAX as usize
+}
+
+impl Collector for EbpfCollector {
+    fn drain(&mut self, wait: Duration, events: &mut Vec<Event>) -> Result<(), CollectError> {
+        if self.swept.elapsed() >= SWEEP_AT_MOST && self.attached_ns.is_some() {
+            self.sweep_wanted = true;
+        }
+        if self.sweep_wanted && self.swept.elapsed() >= self.sweep_rest {
+            self.run_sweep();
+        }
+        let wait = if self.sweep_wanted { wait.min(self.sweep_rest) } else { wait };
+        self.ring.wait(wait);
+        let shared = Arc::clone(&self.shared);
+        let drained = &mut self.drained;
+        drained.clear();
+        let mut candidate = false;
+        self.ring.read(BATCH, |record| {
+            if let Some(count) = kind_of(record).and_then(|kind| shared.received.get(kind as usize)) {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            match decode(record) {
+                Ok(event) => {
+                    candidate |= matches!(&event.kind, EventKind::Exec(exec) if exec.candidate);
+                    drained.push(event.boot_ns);
+                    events.push(event);
+                }
+                Err(error) => {
+                    shared.undecodable.fetch_add(1, Ordering::Relaxed);
+                    tracing::error!(%error, "a record of the kernel cannot be read");
+                }
+            }
+        });
+        if candidate && self.attached_ns.is_none() {
+            self.attach_calls();
+            self.idle_since = Some(Instant::now());
+        }
+        let idle = self.agents == 0 && self.idle_since.is_some_and(|since| since.elapsed() > LINGER);
+        if idle && self.syscalls == Syscalls::OnDemand && !self.calls.is_empty() {
+            self.calls.clear();
+            self.attached_ns = None;
+            self.shared.attached.store(false, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self) {
+        let now = boot_ns();
+        for then in self.drained.drain(..) {
+            self.shared.latency.add(now.saturating_sub(then));
+        }
+        self.ring.commit();
+    }
+
+    fn confirm(&mut self, mark: Mark) {
+        self.set_state(mark, abi::AQ_SLOT_CONFIRMED);
+    }
+
+    fn release(&mut self, mark: Mark) {
+        // A free slot of the same generation shows nothing; the next use of it has another generation.
+        if mark.slot != abi::AQ_MUTED_SLOT && self.set_state(mark, abi::AQ_SLOT_FREE) {
+            if let Err(error) = self.maps.free_slots.update(&[], &mark.slot.to_ne_bytes(), MapFlags::ANY) {
+                tracing::error!(%error, slot = mark.slot, "a slot cannot be given back");
+            }
+        }
+    }
+
+    fn mark_tree(&mut self, root: u32) -> Option<Mark> {
+        let taken = self.maps.free_slots.lookup_and_delete(&[]).ok()??;
+        let slot = u32::from_ne_bytes(taken.try_into().ok()?);
+        let bytes = self.maps.slots.lookup(&slot.to_ne_bytes(), MapFlags::ANY).ok()??;
+        let before: abi::aq_slot = read(&bytes).ok()?;
+        let generation = before.generation.wrapping_add(1);
+        let used = abi::aq_slot { state: abi::AQ_SLOT_CONFIRMED, generation, refilled_ns: boot_ns(), tokens: u64::from(u32::MAX) };
+        self.maps.slots.update(&slot.to_ne_bytes(), bytes_of(&used), MapFlags::ANY).ok()?;
+        let mark = Mark { slot, generation };
+        if let Err(error) = self.mark(root, mark) {
+            tracing::error!(%error, pid = root, "a running tree cannot be marked");
+        }
+        if self.attached_ns.is_none() {
+            self.attach_calls();
+        }
+        Some(mark)
+    }
+
+    fn syscalls_since(&self) -> Option<u64> {
+        self.attached_ns
+    }
+
+    fn agents_live(&mut self, agents: usize) {
+        if agents == 0 && self.agents > 0 {
+            self.idle_since = Some(Instant::now());
+        }
+        self.agents = agents;
+    }
+
+    fn sweep(&mut self) {
+        self.sweep_wanted = true;
+    }
+
+    fn probe(&self) -> Arc<dyn Probe> {
+        Arc::new(EbpfProbe { maps: Arc::clone(&self.maps), shared: Arc::clone(&self.shared), ring: self.ring.map() })
+    }
+}
+
+impl EbpfCollector {
+    fn run_sweep(&mut self) {
+        let started = Instant::now();
+        let program = self.object.0.progs_mut().find(|program| program.name() == "sweep");
+        if let Some(Err(error)) = program.map(|program| program.test_run(ProgramInput::default())) {
+            tracing::error!(%error, "files that ended without a close cannot be found");
+        }
+        self.sweep_wanted = false;
+        self.swept = Instant::now();
+        self.sweep_rest = (started.elapsed() * SWEEP_SHARE).max(SWEEP_AT_LEAST);
+    }
+}
+
+struct EbpfProbe {
+    maps: Arc<Maps>,
+    shared: Arc<Shared>,
+    ring: Arc<RingMap>,
+}
+
+fn whole(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+impl EbpfProbe {
+    /// The sum over the CPUs.
+    fn counters(&self, kind: u32) -> [u64; 7] {
+        let per_cpu = self.maps.counters.lookup_percpu(&kind.to_ne_bytes(), MapFlags::ANY).ok().flatten();
+        let mut sums = [0; 7];
+        for cpu in per_cpu.unwrap_or_default() {
+            if let Ok(one) = read::<abi::aq_counters>(&cpu) {
+                let fields = [one.seen, one.submitted, one.filtered, one.ring_full, one.oversized, one.throttled, one.unsupported_abi];
+                for (sum, field) in sums.iter_mut().zip(fields) {
+                    *sum += field;
+                }
+            }
+        }
+        sums
+    }
+
+    /// Runs that the kernel skipped because the same program was running on that CPU.
+    fn recursion_misses(&self) -> u64 {
+        let misses = |program: &MapProgram| {
+            let mut info = libbpf_rs::libbpf_sys::bpf_prog_info::default();
+            let mut length = u32::try_from(size_of_val(&info)).unwrap_or(0);
+            let fd = program.0.as_raw_fd();
+            // SAFETY: the descriptor is open, info is a zeroed bpf_prog_info and length is its size.
+            let result = unsafe { libbpf_rs::libbpf_sys::bpf_prog_get_info_by_fd(fd, &raw mut info, &raw mut length) };
+            if result == 0 { info.recursion_misses } else { 0 }
+        };
+        self.maps.programs.iter().map(misses).sum()
+    }
+}
+
+impl Probe for EbpfProbe {
+    fn collector(&self) -> Vec<CollectorRow> {
+        let mut waiting = [0_i64; abi::AQ_KINDS as usize];
+        self.ring.look(|record| {
+            if let Some(count) = kind_of(record).and_then(|kind| waiting.get_mut(kind as usize)) {
+                *count += 1;
+            }
+        });
+        let mode: Text = if self.shared.attached.load(Ordering::Relaxed) { "ebpf" } else { "ebpf, system calls on demand" }.into();
+        let misses = whole(self.recursion_misses());
+        let microseconds = |share| self.shared.latency.percentile(share).map(|ns| whole(ns / 1000));
+        let undecodable = self.shared.undecodable.load(Ordering::Relaxed);
+        let message = (undecodable > 0).then(|| Text::from(format!("{undecodable} records could not be read")));
+        (0..abi::AQ_KINDS)
+            .zip(KINDS)
+            .zip(waiting)
+            .zip(&self.shared.received)
+            .map(|(((kind, name), in_flight), received)| {
+                let [seen, submitted, filtered, ring_full, oversized, throttled, unsupported] = self.counters(kind).map(whole);
+                CollectorRow {
+                    collector: "linux".into(),
+                    mode: mode.clone(),
+                    event: name.into(),
+                    seen,
+                    submitted,
+                    filtered,
+                    ring_full,
+                    oversized,
+                    throttled,
+                    unsupported_abi: unsupported,
+                    recursion_misses: misses,
+                    received: whole(received.load(Ordering::Relaxed)),
+                    in_flight,
+                    latency_p50_us: microseconds(0.5),
+                    latency_p95_us: microseconds(0.95),
+                    latency_p99_us: microseconds(0.99),
+                    message: message.clone(),
+                    ..CollectorRow::default()
+                }
+            })
+            .collect()
+    }
+
+    fn open_bytes(&self) -> HashMap<u64, (u64, u64)> {
+        let entry = |key: Vec<u8>| {
+            let bytes = self.maps.files.lookup(&key, MapFlags::ANY).ok()??;
+            let file: abi::aq_file = read(&bytes).ok()?;
+            Some((file.open_id, (file.bytes_read, file.bytes_written)))
+        };
+        self.maps.files.keys().filter_map(entry).collect()
+    }
+}
