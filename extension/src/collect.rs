@@ -81,8 +81,9 @@ pub trait Collector {
     /// When the system no longer gives records.
     fn drain(&mut self, wait: Duration, events: &mut Vec<Event>) -> Result<(), CollectError>;
 
-    /// The events of all drains so far are recorded: the system may forget them.
-    fn commit(&mut self);
+    /// The events of all drains so far are recorded: the system may forget them. `discarded` says how many of them, of
+    /// all so far, led to no row.
+    fn commit(&mut self, discarded: u64);
 
     /// The tree of this mark is an agent's.
     fn confirm(&mut self, mark: Mark);
@@ -104,6 +105,15 @@ pub trait Collector {
 
     /// Health, for tables.
     fn probe(&self) -> Arc<dyn Probe>;
+}
+
+/// Nanoseconds since boot, the clock of [`Event::boot_ns`].
+#[must_use]
+pub fn boot_ns() -> u64 {
+    #[cfg(target_os = "linux")]
+    return linux::ebpf::boot_ns();
+    #[cfg(not(target_os = "linux"))]
+    0
 }
 
 /// The best collector that loads here.

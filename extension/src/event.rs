@@ -133,6 +133,8 @@ pub struct Open {
     pub fd: i32,
     /// User who opened.
     pub uid: u32,
+    /// A close will come; false when the collector's table of open files is full.
+    pub tracked: bool,
     /// The path was cut off.
     pub truncated: bool,
 }

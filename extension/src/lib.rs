@@ -5,6 +5,9 @@
 //! declares them, `osquery` and `shell` answer from them.
 
 pub mod collect;
+pub mod enrich;
 pub mod event;
+pub mod identify;
 pub mod record;
+pub mod recorder;
 pub mod value;

@@ -1,17 +1,14 @@
-//! The program.
-use agentquery::collect::{self, Interest, Syscalls};
+//! temp
+use agentquery::recorder::*;
 fn main() {
-    let interest = Interest { literals: vec!["cp".into(), "fake.js".into(),"bash".into()], interpreters: vec!["node".into()], every_exec: false };
-    let mut c = match collect::start(&interest, Syscalls::Always) { Ok(c) => c, Err(e) => { println!("{e}"); return } };
-    let mut events = Vec::new();
-    let child = std::process::Command::new("true").status();
-    println!("{child:?}");
-    let t = std::time::Instant::now();
-    while t.elapsed().as_secs() < 4 {
-        c.drain(std::time::Duration::from_millis(5), &mut events).unwrap();
-        c.commit();
-        if events.iter().any(|e| matches!(e.kind, agentquery::event::EventKind::Exit(_))) { c.sweep(); }
-        for e in events.drain(..) { println!("{e:?}"); }
-    }
-    for r in c.probe().collector() { println!("{r:?}"); }
+    let r = Recorder::start(&Settings{ syscalls_always: std::env::args().count() > 1, ..Default::default()}).unwrap();
+    let _ = std::process::Command::new("bash").arg("-c").arg("sleep 0.2; cp /bin/ls /tmp/t1/node_modules/@anthropic-ai/claude-code/bin/rg2; PATH=/tmp/t1/node_modules/@anthropic-ai/claude-code/bin:$PATH claude.exe -c 'mkdir /tmp/qq; echo hi > /tmp/qq/a; cat /etc/passwd > /tmp/qq/c; (echo 1; sleep 0.3; echo 23)> /tmp/qq/d; mv /tmp/qq/a /tmp/qq/b; rm -r /tmp/qq/; exec 3<>/dev/tcp/127.0.0.1/1'").status();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let s = r.store();
+    for a in s.agents().iter() { println!("{a:?}"); }
+    for a in s.processes().iter() { println!("{a:?}"); }
+    for a in s.connections().iter() { println!("{a:?}"); }
+    for a in s.file_ops().iter() { println!("{} {} {} {:?} {:?} {:?} {:?} {:?}", a.time_ns, a.pid, a.operation, a.path, a.dest_path, a.bytes_read, a.bytes_written, a.close_source); }
+    for a in s.open_files().iter() { println!("{a:?}"); }
+    for a in s.collector().iter() { println!("{a:?}"); }
 }

@@ -1,7 +1,15 @@
 //! The live state and the rows that it leaves.
+//!
+//! [`Engine`] is the state machine, run by one thread; [`Store`] is what it leaves and what queries read.
 
+mod clock;
+mod connections;
+mod engine;
+mod files;
+mod inspect;
 pub mod log;
 pub mod rows;
 mod store;
 
+pub use engine::{Boot, Engine};
 pub use store::{Probe, State, Store};

@@ -133,7 +133,7 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
         abi::AQ_FORK => fork(record)?,
         abi::AQ_EXEC => exec(record, &header, truncated)?,
         abi::AQ_EXIT => exit(record)?,
-        abi::AQ_OPEN => open(record, truncated)?,
+        abi::AQ_OPEN => open(record, header.flags & abi::AQ_UNTRACKED == 0, truncated)?,
         abi::AQ_CLOSE => close(record, header.flags & abi::AQ_SEEN != 0)?,
         abi::AQ_CHANGE => change(record, truncated)?,
         abi::AQ_CONNECTION => connection(record)?,
@@ -201,7 +201,7 @@ fn exit(record: &[u8]) -> Result<EventKind, DecodeError> {
     Ok(EventKind::Exit(Exit { code: ((raw.status >> 8) & 0xff).cast_signed(), signal }))
 }
 
-fn open(record: &[u8], truncated: bool) -> Result<EventKind, DecodeError> {
+fn open(record: &[u8], tracked: bool, truncated: bool) -> Result<EventKind, DecodeError> {
     let raw: abi::aq_open = read(record)?;
     let how = match raw.how {
         abi::AQ_OPEN_READ => OpenMode::Read,
@@ -212,7 +212,7 @@ fn open(record: &[u8], truncated: bool) -> Result<EventKind, DecodeError> {
     };
     let path = Texts::of(record)?.text(raw.path_length)?;
     let (open_id, mode, fd, uid) = (raw.open_id, raw.mode, raw.fd, raw.uid);
-    Ok(EventKind::Open(Open { open_id, how, path, mode, fd, uid, truncated }))
+    Ok(EventKind::Open(Open { open_id, how, path, mode, fd, uid, tracked, truncated }))
 }
 
 fn close(record: &[u8], seen: bool) -> Result<EventKind, DecodeError> {

@@ -46,6 +46,7 @@ const KINDS: [&str; abi::AQ_KINDS as usize] = ["fork", "exec", "exit", "open", "
 struct Shared {
     received: [AtomicU64; abi::AQ_KINDS as usize],
     undecodable: AtomicU64,
+    discarded: AtomicU64,
     latency: Latency,
     attached: AtomicBool,
 }
@@ -316,7 +317,8 @@ impl Collector for EbpfCollector {
         Ok(())
     }
 
-    fn commit(&mut self) {
+    fn commit(&mut self, discarded: u64) {
+        self.shared.discarded.store(discarded, Ordering::Relaxed);
         let now = boot_ns();
         for then in self.drained.drain(..) {
             self.shared.latency.add(now.saturating_sub(then));
@@ -437,6 +439,7 @@ impl Probe for EbpfProbe {
             }
         });
         let mode: Text = if self.shared.attached.load(Ordering::Relaxed) { "ebpf" } else { "ebpf, system calls on demand" }.into();
+        let discarded = whole(self.shared.discarded.load(Ordering::Relaxed));
         let misses = whole(self.recursion_misses());
         let microseconds = |share| self.shared.latency.percentile(share).map(|ns| whole(ns / 1000));
         let undecodable = self.shared.undecodable.load(Ordering::Relaxed);
@@ -461,6 +464,7 @@ impl Probe for EbpfProbe {
                     recursion_misses: misses,
                     received: whole(received.load(Ordering::Relaxed)),
                     in_flight,
+                    discarded,
                     latency_p50_us: microseconds(0.5),
                     latency_p95_us: microseconds(0.95),
                     latency_p99_us: microseconds(0.99),

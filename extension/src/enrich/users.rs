@@ -1,0 +1,71 @@
+//! Names of users, from the passwd file alone.
+//!
+//! The C library would ask whatever `nsswitch.conf` names, perhaps over the network, and the recording thread must not
+//! wait for that. Users of a directory service have no name here; osquery's `users` has them for a JOIN.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use crate::value::Text;
+
+/// The passwd file, read again when it changed.
+#[derive(Debug)]
+pub struct Users {
+    file: PathBuf,
+    read: Option<SystemTime>,
+    names: HashMap<u32, Text>,
+}
+
+impl Default for Users {
+    fn default() -> Self {
+        Self::new("/etc/passwd".into())
+    }
+}
+
+impl Users {
+    /// Users of this file, in the format of `passwd(5)`.
+    #[must_use]
+    pub fn new(file: PathBuf) -> Self {
+        Self { file, read: None, names: HashMap::new() }
+    }
+
+    /// The name of a user id.
+    pub fn name(&mut self, uid: u32) -> Option<Text> {
+        if !self.names.contains_key(&uid) {
+            self.refresh();
+        }
+        self.names.get(&uid).cloned()
+    }
+
+    fn refresh(&mut self) {
+        let changed = std::fs::metadata(&self.file).and_then(|metadata| metadata.modified()).ok();
+        if changed.is_none() || changed == self.read {
+            return;
+        }
+        self.read = changed;
+        let text = std::fs::read_to_string(&self.file).unwrap_or_default();
+        let entry = |line: &str| {
+            let mut fields = line.split(':');
+            let (name, uid) = (fields.next()?, fields.nth(1)?.parse().ok()?);
+            Some((uid, Text::from(name)))
+        };
+        // The first entry of a uid is its name, as getpwuid has it.
+        self.names = text.lines().rev().filter_map(entry).collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_name_of_a_uid_counts_and_bad_lines_do_not() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "root:x:0:0::/root:/bin/sh\nbroken\ntoor:x:0:0:::\nu:x:7:7:::\n").unwrap();
+        let mut users = Users::new(file.path().into());
+        assert_eq!(users.name(0).as_deref(), Some("root"));
+        assert_eq!(users.name(7).as_deref(), Some("u"));
+        assert_eq!(users.name(8), None);
+    }
+}

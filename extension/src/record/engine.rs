@@ -1,0 +1,530 @@
+//! From events to rows: who is an agent, what belongs to it, what has ended.
+//!
+//! One thread runs this, in the order in which things happened. It holds what can still change and writes rows into the
+//! [`Store`]; it asks the collector to confirm or to release a mark as soon as it knows. Files and connections have
+//! modules of their own.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::clock::{Clock, unix_ns};
+use super::connections::Connections;
+use super::files::Files;
+use super::rows::{AgentRow, ProcessRow};
+use super::Store;
+use crate::collect::Collector;
+use crate::enrich::container::Containers;
+use crate::enrich::mask::Masker;
+use crate::enrich::project;
+use crate::enrich::users::Users;
+use crate::event::{Event, EventKind, Exec, Exit, Fork, Mark, ProcessKey};
+use crate::identify::{Catalogue, Match, ProcessFacts, Signature};
+use crate::record::inspect;
+use crate::value::Text;
+
+/// A process of an instance.
+#[derive(Debug, Clone)]
+pub(super) struct Process {
+    pub key: ProcessKey,
+    pub instance: usize,
+    /// The row of the program that it runs.
+    pub eid: i64,
+    pub name: Text,
+    /// This process is the agent itself, not something that the agent started.
+    main: bool,
+    mark: Mark,
+}
+
+/// One running agent.
+#[derive(Debug)]
+pub(super) struct Instance {
+    pub row: AgentRow,
+    pub container_id: Option<Text>,
+    /// Where its own files lie: the repository, or else the directory that it was started in.
+    pub home: String,
+    key: i64,
+    root: ProcessKey,
+    tracks_children: bool,
+    alive: i64,
+    changed: bool,
+}
+
+/// The identity of this boot.
+#[derive(Debug, Clone, Default)]
+pub struct Boot {
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub id: String,
+    /// Inode of the recorder's own mount namespace: names of others cannot be resolved from here.
+    pub mount_ns: u32,
+}
+
+/// The state machine between collector and store.
+pub struct Engine {
+    pub(super) store: Arc<Store>,
+    pub(super) clock: Clock,
+    pub(super) boot: Boot,
+    catalogue: Arc<Catalogue>,
+    masker: Masker,
+    users: Users,
+    containers: Containers,
+    processes: HashMap<u32, Process>,
+    instances: HashMap<usize, Instance>,
+    next_instance: usize,
+    /// Living processes under a mark, and the instance that a stray process under it belongs to.
+    marks: HashMap<Mark, (usize, usize)>,
+    files: Files,
+    connections: Connections,
+    discarded: u64,
+}
+
+impl Engine {
+    /// An engine that writes into this store.
+    #[must_use]
+    pub fn new(store: Arc<Store>, catalogue: Arc<Catalogue>, boot: Boot) -> Self {
+        store.update(|state| state.signatures = catalogue.rows());
+        Self {
+            store,
+            clock: Clock::new(0),
+            boot,
+            catalogue,
+            masker: Masker::new(),
+            users: Users::default(),
+            containers: Containers::default(),
+            processes: HashMap::new(),
+            instances: HashMap::new(),
+            next_instance: 0,
+            marks: HashMap::new(),
+            files: Files::default(),
+            connections: Connections::default(),
+            discarded: 0,
+        }
+    }
+
+    /// How many instances have a living process.
+    #[must_use]
+    pub fn agents_live(&self) -> usize {
+        self.instances.len()
+    }
+
+    /// Records that led to no row: noise, and what came before a mark was cleared.
+    #[must_use]
+    pub fn discarded(&self) -> u64 {
+        self.discarded
+    }
+
+    /// Takes a batch, in order. `boot_ns` is the present.
+    pub fn take(&mut self, events: &mut Vec<Event>, boot_ns: u64, collector: &mut dyn Collector) {
+        self.clock.set(unix_ns(), boot_ns);
+        for event in events.drain(..) {
+            self.take_one(&event, collector);
+        }
+        self.publish_instances(collector);
+    }
+
+    fn take_one(&mut self, event: &Event, collector: &mut dyn Collector) {
+        match &event.kind {
+            EventKind::Exec(exec) => self.exec(event, exec, collector),
+            EventKind::Fork(fork) => self.fork(event, fork),
+            EventKind::Exit(exit) => self.exit(event, *exit, collector),
+            EventKind::Open(open) => self.with(event, |files, _, context| files.open(open, context)),
+            EventKind::Change(change) => self.with(event, |files, _, context| files.change(change, context)),
+            EventKind::Connection(connection) => {
+                self.with(event, |_, connections, context| connections.step(connection, context));
+            }
+            EventKind::Close(close) => {
+                let time_ns = self.clock.unix(event.boot_ns);
+                let known = self.files.close(close, time_ns, &mut self.clock, &self.store);
+                self.discarded += u64::from(!known);
+            }
+        }
+    }
+
+    /// Hands an event of a known process on, with all that a row of it needs.
+    fn with(&mut self, event: &Event, take: impl FnOnce(&mut Files, &mut Connections, Context<'_>) -> bool) {
+        let process = match self.processes.get(&event.process.pid).filter(|process| process.key == event.process) {
+            Some(process) => process.clone(),
+            // An owner that has ended: the end of its connection still comes.
+            None => {
+                let ended = matches!(event.kind, EventKind::Connection(_));
+                let Some(stray) = ended.then(|| self.connections.owner(event)).flatten() else {
+                    self.discarded += 1;
+                    return;
+                };
+                stray
+            }
+        };
+        let instance = self.instances.get_mut(&process.instance);
+        let context = Context {
+            time_ns: self.clock.unix(event.boot_ns),
+            process: &process,
+            instance,
+            clock: &mut self.clock,
+            store: &self.store,
+            boot: &self.boot,
+        };
+        let published = take(&mut self.files, &mut self.connections, context);
+        self.discarded += u64::from(!published);
+    }
+
+    fn fork(&mut self, event: &Event, fork: &Fork) {
+        let Some(parent) = self.processes.get(&event.process.pid).filter(|parent| parent.key == event.process).cloned()
+        else {
+            self.discarded += 1;
+            return;
+        };
+        let Some(instance) = self.instances.get_mut(&parent.instance).filter(|instance| instance.tracks_children) else {
+            self.discarded += 1;
+            return;
+        };
+        let eid = self.clock.next_eid();
+        let time_ns = self.clock.unix(event.boot_ns);
+        let (pid, ns_pid) = (i64::from(fork.child.pid), i64::from(fork.ns_pid));
+        let parent_pid = i64::from(event.process.pid);
+        self.store.update(|state| {
+            let above = state.live_processes.get(&parent.eid).cloned().unwrap_or_default();
+            let row = ProcessRow {
+                eid,
+                time_ns,
+                pid,
+                parent: Some(parent_pid),
+                parent_eid: Some(parent.eid),
+                depth: above.depth + 1,
+                start_time: time_ns / 1_000_000_000,
+                state: "running",
+                how: "fork",
+                ns_pid: Some(ns_pid),
+                ..above
+            };
+            state.live_processes.insert(eid, row);
+        });
+        instance.alive += 1;
+        instance.row.processes_total += 1;
+        instance.changed(time_ns);
+        self.marks.entry(event.mark).or_insert((0, parent.instance)).0 += 1;
+        self.processes.insert(fork.child.pid, Process { key: fork.child, eid, main: false, mark: event.mark, ..parent });
+    }
+
+    fn exec(&mut self, event: &Event, exec: &Exec, collector: &mut dyn Collector) {
+        let known = self.processes.get(&event.process.pid).filter(|process| process.key == event.process).cloned();
+        let parent = self.processes.get(&exec.parent);
+        let found = if exec.candidate || self.catalogue.needs_every_exec() {
+            self.identify(event.process.pid, exec, parent.map(|parent| parent.name.clone()))
+        } else {
+            None
+        };
+        let of_parent = parent.filter(|parent| parent.main).map(|parent| parent.instance);
+        let same_agent = |index: usize, found: &Match| {
+            self.instances.get(&index).is_some_and(|instance| instance.row.agent == found.signature.name)
+        };
+        match (known, found) {
+            (Some(process), Some(found)) => {
+                // The agent's own binary again, by the agent itself: the native program of a wrapper, a relaunch.
+                let own = process.main.then_some(process.instance).or(of_parent.filter(|above| *above == process.instance));
+                if own.is_some_and(|index| same_agent(index, &found)) {
+                    self.program(event, exec, &process, true);
+                } else {
+                    self.leave_for_new_instance(event, exec, &process, &found, collector);
+                }
+            }
+            (Some(process), None) => self.program(event, exec, &process, false),
+            (None, Some(found)) => {
+                let mark = if event.mark.slot == u32::MAX {
+                    let Some(mark) = collector.mark_tree(event.process.pid) else {
+                        tracing::error!(pid = event.process.pid, "an agent was found but could not be marked");
+                        return;
+                    };
+                    mark
+                } else {
+                    collector.confirm(event.mark);
+                    event.mark
+                };
+                self.start_instance(event, exec, mark, &found, None, collector);
+            }
+            (None, None) => {
+                self.discarded += 1;
+                if event.mark.slot != u32::MAX && !self.marks.contains_key(&event.mark) {
+                    collector.release(event.mark);
+                }
+            }
+        }
+        collector.sweep();
+    }
+
+    fn identify(&self, pid: u32, exec: &Exec, parent_name: Option<Text>) -> Option<Match> {
+        let script = inspect::script(pid, exec, self.boot.mount_ns);
+        self.catalogue.identify(&ProcessFacts {
+            path: &exec.path,
+            exec_path: &exec.exec_path,
+            argv: &exec.argv,
+            script: script.as_deref(),
+            parent_name: parent_name.as_deref(),
+        })
+    }
+
+    /// A process of an instance becomes an agent of its own: below it.
+    fn leave_for_new_instance(
+        &mut self,
+        event: &Event,
+        exec: &Exec,
+        process: &Process,
+        found: &Match,
+        collector: &mut dyn Collector,
+    ) {
+        let above = self.instances.get_mut(&process.instance).map(|instance| {
+            instance.alive -= 1;
+            (instance.row.agent_id, instance.row.start_gap_ms)
+        });
+        let time_ns = self.clock.unix(event.boot_ns);
+        self.store.update(|state| {
+            if let Some(mut row) = state.live_processes.remove(&process.eid) {
+                end_program(&mut row, time_ns, "replaced");
+                state.processes.push(row);
+            }
+        });
+        self.start_instance(event, exec, process.mark, found, above.map(|(id, _)| id), collector);
+        // The mark counts processes; this one was counted at its fork.
+        if let Some((alive, _)) = self.marks.get_mut(&process.mark) {
+            *alive -= 1;
+        }
+    }
+
+    fn start_instance(
+        &mut self,
+        event: &Event,
+        exec: &Exec,
+        mark: Mark,
+        found: &Match,
+        parent_agent_id: Option<i64>,
+        collector: &mut dyn Collector,
+    ) {
+        let time_ns = self.clock.unix(event.boot_ns);
+        let eid = self.clock.next_eid();
+        let index = self.next_instance;
+        self.next_instance += 1;
+        let signature: &Signature = &found.signature;
+        let project = (exec.mount_ns == self.boot.mount_ns).then(|| project::root(&exec.cwd)).flatten();
+        let container_id = self.containers.of(exec.cgroup_id, event.process.pid);
+        let gap = match collector.syscalls_since() {
+            Some(since) if since <= event.boot_ns => Some(0),
+            Some(since) => i64::try_from((since - event.boot_ns).div_ceil(1_000_000)).ok(),
+            None => None,
+        };
+        let row = AgentRow {
+            agent_id: agent_id(&self.boot.id, event.process),
+            agent: signature.name.clone(),
+            display_name: signature.display_name.clone(),
+            vendor: signature.vendor.clone(),
+            category: Some(signature.category.as_str().into()),
+            version: inspect::version(&found.version, exec.uid, exec.gid),
+            role: found.role.as_str().into(),
+            pid: event.process.pid.into(),
+            parent: Some(exec.parent.into()),
+            parent_agent_id,
+            process_eid: eid,
+            name: name_of(&exec.path),
+            path: exec.path.as_str().into(),
+            cmdline: self.cmdline(exec),
+            cwd: Some(exec.cwd.as_str().into()),
+            project: project.as_deref().map(Text::from),
+            uid: exec.uid.into(),
+            gid: exec.gid.into(),
+            username: self.users.name(exec.uid),
+            tty: tty(exec),
+            launched_by: inspect::program_of(exec.parent),
+            container_id: container_id.clone(),
+            state: None,
+            confidence: found.confidence.into(),
+            evidence: found.evidence.as_str().into(),
+            start_time: time_ns / 1_000_000_000,
+            start_gap_ms: gap,
+            time_ns,
+            processes_total: 1,
+            ns_pid: Some(exec.ns_pid.into()),
+            ..AgentRow::default()
+        };
+        let home = project.unwrap_or_else(|| exec.cwd.clone());
+        let instance = Instance {
+            row,
+            container_id,
+            home,
+            key: eid,
+            root: event.process,
+            tracks_children: signature.child_process_tracking,
+            alive: 1,
+            changed: true,
+        };
+        let process = Process { key: event.process, instance: index, eid, name: name_of(&exec.path), main: true, mark };
+        let above = self.processes.get(&exec.parent).map(|parent| parent.eid);
+        let depth = above.and_then(|above| self.store.update(|state| state.live_processes.get(&above).map(|row| row.depth + 1)));
+        let row = ProcessRow { parent_eid: above, depth: depth.unwrap_or(0), ..self.program_row(event, exec, eid, &instance) };
+        self.store.update(|state| state.live_processes.insert(eid, row));
+        self.instances.insert(index, instance);
+        self.processes.insert(event.process.pid, process);
+        self.marks.entry(mark).or_insert((0, index)).0 += 1;
+    }
+
+    fn cmdline(&self, exec: &Exec) -> Text {
+        Text::from(self.masker.mask(&exec.argv.join(" ")).as_ref())
+    }
+
+    /// The row of a program that begins.
+    fn program_row(&mut self, event: &Event, exec: &Exec, eid: i64, instance: &Instance) -> ProcessRow {
+        let time_ns = self.clock.unix(event.boot_ns);
+        ProcessRow {
+            eid,
+            time_ns,
+            agent: instance.row.agent.clone(),
+            agent_id: instance.row.agent_id,
+            pid: event.process.pid.into(),
+            parent: Some(exec.parent.into()),
+            name: name_of(&exec.path),
+            path: Some(exec.path.as_str().into()),
+            exec_path: Some(exec.exec_path.as_str().into()),
+            cmdline: Some(self.cmdline(exec)),
+            cwd: Some(exec.cwd.as_str().into()),
+            uid: Some(exec.uid.into()),
+            gid: Some(exec.gid.into()),
+            username: self.users.name(exec.uid),
+            tty: tty(exec),
+            start_time: time_ns / 1_000_000_000,
+            state: "running",
+            how: "exec",
+            container_id: self.containers.of(exec.cgroup_id, event.process.pid),
+            ns_pid: Some(exec.ns_pid.into()),
+            truncated: exec.truncated,
+            ..ProcessRow::default()
+        }
+    }
+
+    /// A process of an instance runs another program: its first exec turns the fork's row, a further one replaces it.
+    fn program(&mut self, event: &Event, exec: &Exec, process: &Process, main: bool) {
+        let Some(mut instance) = self.instances.remove(&process.instance) else { return };
+        let time_ns = self.clock.unix(event.boot_ns);
+        let before = self.store.update(|state| state.live_processes.remove(&process.eid)).unwrap_or_default();
+        let first = before.how == "fork";
+        let eid = if first { process.eid } else { self.clock.next_eid() };
+        let mut row = self.program_row(event, exec, eid, &instance);
+        row.depth = before.depth;
+        row.parent_eid = before.parent_eid;
+        if first {
+            row.time_ns = before.time_ns;
+            row.start_time = before.start_time;
+        }
+        self.store.update(|state| {
+            if !first {
+                let mut ended = before;
+                end_program(&mut ended, time_ns, "replaced");
+                state.processes.push(ended);
+            }
+            state.live_processes.insert(eid, row);
+        });
+        if !first {
+            instance.row.processes_total += 1;
+        }
+        instance.changed(time_ns);
+        self.instances.insert(process.instance, instance);
+        if let Some(process) = self.processes.get_mut(&event.process.pid) {
+            process.eid = eid;
+            process.name = name_of(&exec.path);
+            process.main |= main;
+        }
+    }
+
+    fn exit(&mut self, event: &Event, exit: Exit, collector: &mut dyn Collector) {
+        let known = self.processes.get(&event.process.pid).is_some_and(|process| process.key == event.process);
+        let Some(process) = known.then(|| self.processes.remove(&event.process.pid)).flatten() else {
+            self.discarded += 1;
+            return;
+        };
+        let time_ns = self.clock.unix(event.boot_ns);
+        let exit_code = (exit.signal == 0).then(|| i64::from(exit.code));
+        self.store.update(|state| {
+            if let Some(mut row) = state.live_processes.remove(&process.eid) {
+                end_program(&mut row, time_ns, "exited");
+                row.exit_code = exit_code;
+                row.signal = Some(exit.signal.into());
+                state.processes.push(row);
+            }
+        });
+        self.connections.owner_ended(&process, time_ns, &self.store);
+        if let Some(instance) = self.instances.get_mut(&process.instance) {
+            instance.alive -= 1;
+            instance.changed(time_ns);
+            if instance.root == process.key {
+                instance.row.end_time = Some(time_ns / 1_000_000_000);
+                instance.row.exit_code = exit_code;
+                instance.row.state = Some("exited".into());
+            }
+        }
+        if let Some((alive, _)) = self.marks.get_mut(&process.mark) {
+            *alive = alive.saturating_sub(1);
+            if *alive == 0 {
+                self.marks.remove(&process.mark);
+                collector.release(process.mark);
+            }
+        }
+        collector.sweep();
+    }
+
+    /// Writes the rows of the instances that changed, and finishes those without a process.
+    fn publish_instances(&mut self, collector: &mut dyn Collector) {
+        let store = Arc::clone(&self.store);
+        self.instances.retain(|_, instance| {
+            instance.row.processes = instance.alive;
+            if instance.alive > 0 {
+                if std::mem::take(&mut instance.changed) {
+                    store.update(|state| state.live_agents.insert(instance.key, instance.row.clone()));
+                }
+                return true;
+            }
+            instance.row.state = Some("exited".into());
+            instance.row.end_time.get_or_insert(instance.row.time_ns / 1_000_000_000);
+            store.update(|state| {
+                state.live_agents.remove(&instance.key);
+                state.agents.push(instance.row.clone());
+            });
+            false
+        });
+        collector.agents_live(self.instances.len());
+    }
+}
+
+impl Instance {
+    pub(super) fn changed(&mut self, time_ns: i64) {
+        self.row.time_ns = self.row.time_ns.max(time_ns);
+        self.changed = true;
+    }
+}
+
+/// What the row of an event needs besides the event.
+pub(super) struct Context<'a> {
+    pub time_ns: i64,
+    pub process: &'a Process,
+    /// `None` when all its processes have ended.
+    pub instance: Option<&'a mut Instance>,
+    pub clock: &'a mut Clock,
+    pub store: &'a Store,
+    pub boot: &'a Boot,
+}
+
+fn end_program(row: &mut ProcessRow, time_ns: i64, state: &'static str) {
+    row.state = state;
+    row.end_time = Some(time_ns / 1_000_000_000);
+    row.duration_ms = Some((time_ns - row.time_ns).max(0) / 1_000_000);
+}
+
+fn name_of(path: &str) -> Text {
+    path.rsplit('/').next().unwrap_or(path).into()
+}
+
+fn tty(exec: &Exec) -> Option<Text> {
+    (!exec.tty.is_empty()).then(|| exec.tty.as_str().into())
+}
+
+/// An id for one run of an agent: the same for whoever asks, at any time, on this machine and boot.
+fn agent_id(boot_id: &str, root: ProcessKey) -> i64 {
+    // FNV-1a, 64 bits; the sign bit is left out, so that the id reads well everywhere.
+    let bytes = boot_id.bytes().chain(root.pid.to_le_bytes()).chain(root.start_ns.to_le_bytes());
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    (hash >> 1).cast_signed()
+}

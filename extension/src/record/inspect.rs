@@ -1,0 +1,119 @@
+//! What has to be read from the machine about a process that may be an agent, at the moment when it starts.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use crate::event::Exec;
+use crate::identify::{VersionSource, is_interpreter, package_version, script_candidates};
+use crate::value::Text;
+
+/// A `package.json` is small.
+const PACKAGE_BYTES: u64 = 1 << 20;
+
+/// The real path of the script that an interpreter runs; `None` for other programs.
+pub(super) fn script(pid: u32, exec: &Exec, own_mount_ns: u32) -> Option<String> {
+    if !is_interpreter(&exec.path) {
+        return None;
+    }
+    let real = |argument: &str| {
+        let path = Path::new(&exec.cwd).join(argument);
+        if exec.mount_ns == own_mount_ns {
+            let real = path.canonicalize().ok().filter(|path| path.is_file())?;
+            return Some(real.to_string_lossy().into_owned());
+        }
+        // Another mount namespace: the file as that process sees it; symlinks are left as they are.
+        let inside = Path::new("/proc").join(pid.to_string()).join("root").join(path.strip_prefix("/").ok()?);
+        inside.is_file().then(|| path.to_string_lossy().into_owned())
+    };
+    script_candidates(&exec.argv).find_map(real)
+}
+
+/// The version of an agent.
+pub(super) fn version(source: &VersionSource, uid: u32, gid: u32) -> Option<Text> {
+    match source {
+        VersionSource::Known(version) => Some(version.as_str().into()),
+        VersionSource::PackageJson(path) => package_version(&read_as(path, uid, gid)?).map(Text::from),
+        VersionSource::Unknown => None,
+    }
+}
+
+/// The program of a process, such as the shell or editor that an agent was started from.
+pub(super) fn program_of(pid: u32) -> Option<Text> {
+    let path = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    Some(path.file_name()?.to_string_lossy().as_ref().into())
+}
+
+/// Reads a user's file with that user's rights, so that the recorder's own reach no further: a link in a home must not
+/// make it read what the user cannot.
+#[cfg(target_os = "linux")]
+fn read_as(path: &Path, uid: u32, gid: u32) -> Option<String> {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    let _rights = FileSystemUser::become_user(uid, gid);
+    let file = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC).open(path);
+    text_of(file.ok()?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn read_as(path: &Path, _uid: u32, _gid: u32) -> Option<String> {
+    text_of(File::open(path).ok()?)
+}
+
+fn text_of(file: File) -> Option<String> {
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    let mut text = String::new();
+    file.take(PACKAGE_BYTES).read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+/// This thread's file-system identity is another user's until drop (`setfsuid(2)`, which is per thread).
+#[cfg(target_os = "linux")]
+struct FileSystemUser {
+    uid: u32,
+    gid: u32,
+}
+
+#[cfg(target_os = "linux")]
+impl FileSystemUser {
+    fn become_user(uid: u32, gid: u32) -> Self {
+        // SAFETY: changes this thread's credentials for file access only; the group goes first, while it still may.
+        let before_gid = unsafe { libc::setfsgid(gid) };
+        // SAFETY: as above.
+        let before_uid = unsafe { libc::setfsuid(uid) };
+        Self { uid: before_uid.cast_unsigned(), gid: before_gid.cast_unsigned() }
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for FileSystemUser {
+    fn drop(&mut self) {
+        // SAFETY: gives this thread back what it had; the user first, who may then change the group.
+        unsafe { libc::setfsuid(self.uid) };
+        // SAFETY: as above.
+        unsafe { libc::setfsgid(self.gid) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_not_read_through_a_link_or_from_what_is_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("package.json"), folder.path().join("link.json"));
+        std::fs::write(&file, r#"{"version": "1.2.3"}"#).unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let version_at = |path: &Path| {
+            let metadata = std::fs::metadata(folder.path()).unwrap();
+            use std::os::unix::fs::MetadataExt;
+            version(&VersionSource::PackageJson(path.into()), metadata.uid(), metadata.gid())
+        };
+        assert_eq!(version_at(&file).as_deref(), Some("1.2.3"));
+        assert_eq!(version_at(&link), None);
+        assert_eq!(version_at(folder.path()), None);
+    }
+}
