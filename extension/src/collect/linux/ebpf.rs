@@ -236,7 +236,7 @@ impl EbpfCollector {
         let Some(program) = program else {
             return Err(libbpf_rs::Error::from(io::Error::other("the object has no program mark_tree")));
         };
-        let link = program.attach_iter(self.maps.control.as_fd())?;
+        let link = program.attach_iter_with_opts(libbpf_rs::IterOpts::None)?;
         let mut tasks = Iter::new(&link)?;
         io::copy(&mut tasks, &mut io::sink())?;
         Ok(())
