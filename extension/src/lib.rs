@@ -5,5 +5,6 @@
 //! declares them, `osquery` and `shell` answer from them.
 
 pub mod event;
+pub mod identify;
 pub mod record;
 pub mod value;

@@ -1,0 +1,95 @@
+//! Which process is an agent.
+//!
+//! An agent is told by facts that are hard to have by accident: the real path of its executable, the real path of the
+//! script that an interpreter runs, the directory of its package. A name by itself never decides, for names are short
+//! and shared (`q`, `goose`, `codex`), and neither does a word on the command line, for prompts stand there too. What
+//! to look for is data: one YAML file an agent in `signatures/agents`, whose format is told in `docs/signatures.md`.
+//!
+//! The kernel side knows only path components. [`Catalogue::literals`] gives it those of which every match has one, and
+//! [`Catalogue::identify`] looks at a signature only when one of its literals is there, so that both sides agree by
+//! construction and a miss costs a few hash lookups.
+
+mod builtin;
+mod catalogue;
+mod format;
+mod glob;
+mod interpreter;
+mod signature;
+mod version;
+
+use std::sync::Arc;
+
+pub use catalogue::Catalogue;
+pub use format::{Category, SignatureError};
+pub use interpreter::{INTERPRETERS, is_interpreter, script_candidates};
+pub use signature::Signature;
+pub use version::{VersionSource, package_version};
+
+/// The last components of a path that count, here and in the kernel.
+pub const WINDOW: usize = 8;
+
+/// The arguments that count: the program's own name and three more.
+const ARGUMENTS: usize = 4;
+
+/// What is known of a process when it has started a program.
+#[derive(Debug, Clone, Copy)]
+pub struct ProcessFacts<'a> {
+    /// Real path of the image that runs.
+    pub path: &'a str,
+    /// The name as passed to `execve`.
+    pub exec_path: &'a str,
+    /// The arguments; only the first four are looked at.
+    pub argv: &'a [String],
+    /// Real path of the script, when an interpreter runs one and it could be resolved.
+    pub script: Option<&'a str>,
+    /// Name of the parent process.
+    pub parent_name: Option<&'a str>,
+}
+
+/// What an agent's process is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// The agent itself.
+    Main,
+    /// A server that sessions connect to.
+    Daemon,
+}
+
+impl Role {
+    /// As it stands in a row.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Main => "main",
+            Self::Daemon => "daemon",
+        }
+    }
+}
+
+/// A process was recognised.
+#[derive(Debug, Clone)]
+pub struct Match {
+    /// As what.
+    pub signature: Arc<Signature>,
+    /// How sure it is, 0 to 100.
+    pub confidence: u8,
+    /// The rules that held.
+    pub evidence: String,
+    /// What the process is for.
+    pub role: Role,
+    /// Where the agent's version can be read.
+    pub version: VersionSource,
+}
+
+/// The components of a path that count, the last one first.
+fn window(path: &str) -> impl Iterator<Item = &str> {
+    path.rsplit('/').filter(|component| !component.is_empty()).take(WINDOW)
+}
+
+/// The last component of a path.
+fn file_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+#[cfg(test)]
+mod tests;

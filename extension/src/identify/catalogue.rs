@@ -1,0 +1,292 @@
+//! All signatures, and the way from a process to the one that fits.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::{DirEntry, File, OpenOptions};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::format::{MAX_FILE, SignatureError};
+use super::signature::{Score, Signature};
+use super::{ARGUMENTS, Match, ProcessFacts, builtin, is_interpreter, window};
+use crate::record::rows::SignatureRow;
+
+/// Files that are read of one directory.
+const MAX_FILES: usize = 1000;
+
+/// Bytes of an argument that count.
+const MAX_ARGUMENT: usize = 512;
+
+/// The signatures that hold now.
+#[derive(Debug, Default)]
+pub struct Catalogue {
+    entries: Vec<Entry>,
+    refused: Vec<Refused>,
+    /// Which entries have a literal.
+    by_literal: HashMap<Box<str>, Vec<usize>>,
+    /// Entries that no literal points to: they are tried for every process.
+    late: Vec<usize>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    signature: Arc<Signature>,
+    source: String,
+    replaces: Option<String>,
+}
+
+#[derive(Debug)]
+struct Refused {
+    name: String,
+    source: String,
+    error: SignatureError,
+}
+
+impl Catalogue {
+    /// The signatures that are compiled in.
+    #[must_use]
+    pub fn builtin() -> Self {
+        Self::load(&[])
+    }
+
+    /// The signatures that are compiled in and those of the directories, which replace earlier ones of the same name.
+    /// A directory that is not there has none; a bad file is refused, and the others still count.
+    #[must_use]
+    pub fn load(dirs: &[PathBuf]) -> Self {
+        let mut catalogue = Self::default();
+        for (name, text) in builtin::FILES {
+            let source = format!("builtin:{name}");
+            let compiled = Signature::compile(&source, text);
+            catalogue.add((*name).to_owned(), source, compiled);
+        }
+        for dir in dirs {
+            catalogue.add_directory(dir);
+        }
+        catalogue.index();
+        catalogue
+    }
+
+    fn add_directory(&mut self, dir: &Path) {
+        let files = match signature_files(dir) {
+            Ok(files) => files,
+            Err(error) => return self.refuse(dir, error),
+        };
+        for file in files.iter().take(MAX_FILES) {
+            let source = file.display().to_string();
+            let compiled = read(file).and_then(|text| Signature::compile(&source, &text));
+            self.add(name_of(file), source, compiled);
+        }
+        if files.len() > MAX_FILES {
+            self.refuse(dir, SignatureError::TooMany { dir: dir.into(), limit: MAX_FILES });
+        }
+    }
+
+    fn refuse(&mut self, path: &Path, error: SignatureError) {
+        self.add(name_of(path), path.display().to_string(), Err(error));
+    }
+
+    fn add(&mut self, name: String, source: String, compiled: Result<Signature, SignatureError>) {
+        let signature = match compiled {
+            Ok(signature) => Arc::new(signature),
+            Err(error) => return self.refused.push(Refused { name, source, error }),
+        };
+        match self.entries.iter_mut().find(|entry| entry.signature.name == signature.name) {
+            Some(entry) => {
+                let replaces = Some(std::mem::replace(&mut entry.source, source));
+                entry.signature = signature;
+                entry.replaces = replaces;
+            }
+            None => self.entries.push(Entry { signature, source, replaces: None }),
+        }
+    }
+
+    fn index(&mut self) {
+        self.entries.sort_by(|a, b| a.signature.name.cmp(&b.signature.name));
+        for (index, entry) in self.entries.iter().enumerate() {
+            let (literals, late) = entry.signature.literals();
+            for literal in literals.into_iter().collect::<BTreeSet<_>>() {
+                self.by_literal.entry(literal.into()).or_default().push(index);
+            }
+            if !late.is_empty() {
+                self.late.push(index);
+            }
+        }
+    }
+
+    /// Which agent a process is; `None` for all others.
+    #[must_use]
+    pub fn identify(&self, facts: &ProcessFacts) -> Option<Match> {
+        let mut candidates = BTreeSet::<usize>::new();
+        let mut look_up = |path: &str| {
+            for indices in window(path).filter_map(|component| self.by_literal.get(component)) {
+                candidates.extend(indices);
+            }
+        };
+        look_up(facts.path);
+        if is_interpreter(facts.path) {
+            facts.argv.iter().take(ARGUMENTS).skip(1).for_each(|argument| look_up(argument));
+        }
+        candidates.extend(&self.late);
+        if candidates.is_empty() {
+            return None;
+        }
+        let argv = argv_text(facts.argv);
+        let (signature, score) = candidates
+            .into_iter()
+            .filter_map(|index| self.entries.get(index))
+            .filter_map(|entry| Some((&entry.signature, entry.signature.score(facts, &argv)?)))
+            // The first of equals, in the order of names: the same answer every time.
+            .reduce(|best, other| if other.1.confidence > best.1.confidence { other } else { best })?;
+        let Score { confidence, evidence, role, version } = score;
+        Some(Match { signature: signature.clone(), confidence, evidence, role, version })
+    }
+
+    /// The signatures that hold.
+    pub fn signatures(&self) -> impl Iterator<Item = &Arc<Signature>> {
+        self.entries.iter().map(|entry| &entry.signature)
+    }
+
+    /// What was read: a row a signature, and a row a file that was refused.
+    #[must_use]
+    pub fn rows(&self) -> Vec<SignatureRow> {
+        let refused = self.refused.iter().map(|refused| SignatureRow {
+            agent: refused.name.as_str().into(),
+            display_name: refused.name.as_str().into(),
+            source: refused.source.as_str().into(),
+            status: "refused",
+            message: Some(refused.error.to_string().into()),
+            ..SignatureRow::default()
+        });
+        self.entries.iter().map(Entry::row).chain(refused).collect()
+    }
+
+    /// The path components of which every process has at least one that an early signature recognises: whole, and among
+    /// the last [`super::WINDOW`] of the executable's path or, for an interpreter, of `argv[1..=3]`.
+    #[must_use]
+    pub fn literals(&self) -> Vec<String> {
+        let mut literals: Vec<String> = self.by_literal.keys().map(|literal| literal.to_string()).collect();
+        literals.sort_unstable();
+        literals
+    }
+
+    /// Whether some signature has no such component, so that every exec must be looked at in user space.
+    #[must_use]
+    pub fn needs_every_exec(&self) -> bool {
+        !self.late.is_empty()
+    }
+}
+
+impl Entry {
+    fn row(&self) -> SignatureRow {
+        let signature = &*self.signature;
+        let late = signature.literals().1;
+        let mut remarks = Vec::new();
+        if let Some(replaces) = &self.replaces {
+            remarks.push(format!("replaces {replaces}"));
+        }
+        for pattern in &late {
+            remarks.push(format!("recognised late: {pattern} has no whole path component that is the agent's own"));
+        }
+        if signature.lacks_script_names() && late.is_empty() {
+            remarks.push("script_names is empty: not recognised when started through a link".to_owned());
+        }
+        SignatureRow {
+            agent: signature.name.clone(),
+            display_name: signature.display_name.clone(),
+            vendor: signature.vendor.clone(),
+            category: Some(signature.category.as_str().into()),
+            source: self.source.as_str().into(),
+            status: "loaded",
+            message: (!remarks.is_empty()).then(|| remarks.join("; ").into()),
+            early: late.is_empty(),
+            rules: i64::try_from(signature.rules()).unwrap_or(i64::MAX),
+        }
+    }
+}
+
+/// The first arguments as `argv_patterns` sees them: joined by one space, white space inside an argument as `_`, so that
+/// the words of a prompt do not look like arguments.
+fn argv_text(argv: &[String]) -> String {
+    let mut text = String::new();
+    for (index, argument) in argv.iter().take(ARGUMENTS).enumerate() {
+        if index > 0 {
+            text.push(' ');
+        }
+        let end = argument.floor_char_boundary(MAX_ARGUMENT);
+        let argument = argument.get(..end).unwrap_or_default();
+        text.extend(argument.chars().map(|c| if c.is_whitespace() { '_' } else { c }));
+    }
+    text
+}
+
+/// The signature files of a directory, in the order of their names.
+fn signature_files(dir: &Path) -> Result<Vec<PathBuf>, SignatureError> {
+    let read = |error| SignatureError::read(dir, error);
+    match std::fs::metadata(dir) {
+        Ok(metadata) if !is_trusted(&metadata) => return Err(SignatureError::Untrusted { file: dir.into() }),
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(read(error)),
+    }
+    let is_signature =
+        |path: &PathBuf| path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
+    let entries: Result<Vec<DirEntry>, _> = std::fs::read_dir(dir).map_err(read)?.collect();
+    let mut files: Vec<PathBuf> =
+        entries.map_err(read)?.into_iter().map(|entry| entry.path()).filter(is_signature).collect();
+    files.sort_unstable();
+    Ok(files)
+}
+
+/// The text of a file that only its owner, root or this user, can change.
+fn read(path: &Path) -> Result<String, SignatureError> {
+    let error = |error| SignatureError::read(path, error);
+    let file = open(path).map_err(error)?;
+    let metadata = file.metadata().map_err(error)?;
+    if !metadata.is_file() {
+        return Err(SignatureError::NotAFile { file: path.into() });
+    }
+    if !is_trusted(&metadata) {
+        return Err(SignatureError::Untrusted { file: path.into() });
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(error)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(SignatureError::TooLarge { file: path.into() });
+    }
+    String::from_utf8(bytes).map_err(|bytes| {
+        let valid = bytes.as_bytes().get(..bytes.utf8_error().valid_up_to()).unwrap_or_default();
+        let line = valid.split(|byte| *byte == b'\n').count() as u64;
+        let column = valid.rsplit(|byte| *byte == b'\n').next().map_or(0, <[u8]>::len) as u64 + 1;
+        let message = "is not UTF-8; save it in that encoding".to_owned();
+        SignatureError::Invalid { file: path.display().to_string(), line, column, message }
+    })
+}
+
+#[cfg(unix)]
+fn open(path: &Path) -> std::io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    // A FIFO must not make the start wait.
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
+
+#[cfg(not(unix))]
+fn open(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().read(true).open(path)
+}
+
+#[cfg(unix)]
+fn is_trusted(metadata: &std::fs::Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    // SAFETY: geteuid has no preconditions and cannot fail.
+    let own = unsafe { libc::geteuid() };
+    (metadata.uid() == 0 || metadata.uid() == own) && metadata.mode() & 0o022 == 0
+}
+
+#[cfg(not(unix))]
+fn is_trusted(_metadata: &std::fs::Metadata) -> bool {
+    true
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}

@@ -1,0 +1,106 @@
+//! Which version of an agent runs.
+//!
+//! Nothing is read here: the path tells it, or says which file does, and who opens that file takes care whose it is.
+
+use std::path::{Component, Path, PathBuf};
+
+use regex::Regex;
+use serde::Deserialize;
+
+use super::glob::Glob;
+
+/// Where the version of an agent can be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VersionSource {
+    /// It stands in the path.
+    Known(String),
+    /// It is the `version` of this `package.json`; see [`package_version`].
+    PackageJson(PathBuf),
+    /// The signature does not say.
+    Unknown,
+}
+
+/// One way to find the version.
+#[derive(Debug)]
+pub(super) struct VersionRule {
+    /// Paths that it holds for.
+    pub of: Option<Glob>,
+    pub from: From,
+}
+
+#[derive(Debug)]
+pub(super) enum From {
+    /// The first group of an expression on the path.
+    Path(Regex),
+    /// A file, relative to the directory of the executable or script.
+    PackageJson(Box<str>),
+}
+
+/// The first rule that holds for the path of the executable or script.
+pub(super) fn find(rules: &[VersionRule], path: &str) -> VersionSource {
+    rules
+        .iter()
+        .filter(|rule| rule.of.as_ref().is_none_or(|glob| glob.matches(path)))
+        .find_map(|rule| match &rule.from {
+            From::Path(regex) => Some(VersionSource::Known(regex.captures(path)?.get(1)?.as_str().to_owned())),
+            From::PackageJson(relative) => beside(path, relative).map(VersionSource::PackageJson),
+        })
+        .unwrap_or(VersionSource::Unknown)
+}
+
+/// A path relative to the directory of `path`, without `..`: what is real already needs no look at the disk.
+fn beside(path: &str, relative: &str) -> Option<PathBuf> {
+    let path = Path::new(path);
+    if !path.is_absolute() {
+        return None;
+    }
+    let mut to = path.parent()?.to_owned();
+    for component in Path::new(relative).components() {
+        match component {
+            Component::Normal(name) => to.push(name),
+            Component::ParentDir if to.pop() => {}
+            Component::CurDir => {}
+            _ => return None,
+        }
+    }
+    Some(to)
+}
+
+/// The `version` of a `package.json`; `None` when the text is not one or what it says is not a version.
+#[must_use]
+pub fn package_version(text: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Package {
+        version: String,
+    }
+    let version = serde_json::from_str::<Package>(text).ok()?.version;
+    let plausible = version.starts_with(|first: char| first.is_ascii_digit())
+        && version.len() <= 64
+        && version.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-+_".contains(&byte));
+    plausible.then_some(version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_beside_the_program() {
+        let beside = |path, relative| beside(path, relative).map(|path| path.to_str().unwrap().to_owned());
+        assert_eq!(beside("/a/b/bin/x", "../package.json").as_deref(), Some("/a/b/package.json"));
+        assert_eq!(beside("/a/x", "./p/q.json").as_deref(), Some("/a/p/q.json"));
+        assert_eq!(beside("/x", "../../p"), None, "not above the root");
+        assert_eq!(beside("a/x", "p"), None);
+        assert_eq!(beside("", "p"), None);
+    }
+
+    #[test]
+    fn version_of_a_package() {
+        assert_eq!(package_version(r#"{"name":"x","version":"2.1.329","bin":{}}"#).as_deref(), Some("2.1.329"));
+        assert_eq!(package_version(r#"{"version":"1.0.0-beta.1+x"}"#).as_deref(), Some("1.0.0-beta.1+x"));
+        for not in [r#"{"version":3}"#, "{}", "", "[]", r#"{"version":"latest"}"#, r#"{"version":"1 <b>"}"#] {
+            assert_eq!(package_version(not), None, "{not}");
+        }
+        assert_eq!(package_version(&format!(r#"{{"version":"1{}"}}"#, "0".repeat(100))), None);
+    }
+}
