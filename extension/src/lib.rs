@@ -6,4 +6,5 @@
 
 pub mod event;
 pub mod record;
+pub mod tables;
 pub mod value;
