@@ -73,6 +73,12 @@ impl<R> Snapshot<R> {
         self
     }
 
+    /// The rows in pieces, oldest first: for a reader that outlives the snapshot.
+    #[must_use]
+    pub fn into_segments(self) -> Vec<Arc<Vec<R>>> {
+        self.segments
+    }
+
     /// The rows, oldest first; reversible.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &R> {
         self.segments.iter().flat_map(|segment| segment.iter())

@@ -1,0 +1,296 @@
+//! The tables, each declared once.
+//!
+//! A declaration says what a column is called, what it holds, what type it has and how it is read from a row. All else
+//! is made from it: the rows that register the table with osquery and the schema of the embedded engine ([`schema`]),
+//! its page in `docs/tables` ([`docs`]), and what a query gets ([`scan`]). So the fronts cannot differ, and a new column
+//! is one line.
+
+mod agent_collector;
+mod agent_connections;
+mod agent_file_ops;
+mod agent_open_files;
+mod agent_processes;
+mod agent_signatures;
+mod ai_agents;
+pub mod constraint;
+pub mod docs;
+pub mod filter;
+mod pattern;
+mod scan;
+pub mod schema;
+
+pub use scan::{DEFAULT_ROW_CAP, Request, Rows, Scan, ScanError, WINDOW_SECONDS, open, scan};
+
+use std::sync::Arc;
+
+use crate::record::Store;
+use crate::record::log::Snapshot;
+use crate::value::Value;
+
+/// Type of a column, as SQL names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ColumnType {
+    /// UTF-8 text.
+    Text,
+    /// 32 bits: ports, codes, booleans.
+    Integer,
+    /// 64 bits: ids, counts, bytes, times.
+    BigInt,
+    /// Floating point.
+    Double,
+}
+
+impl ColumnType {
+    /// The name that osquery and SQLite use.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Text => "TEXT",
+            Self::Integer => "INTEGER",
+            Self::BigInt => "BIGINT",
+            Self::Double => "DOUBLE",
+        }
+    }
+}
+
+/// osquery's column options, as bits.
+pub mod options {
+    /// A constraint on the column is passed to the table.
+    pub const INDEX: u8 = 1;
+    /// The column changes what the table returns.
+    pub const ADDITIONAL: u8 = 4;
+    /// An IN list comes as one call.
+    pub const OPTIMIZED: u8 = 8;
+    /// Left out of `SELECT *`.
+    pub const HIDDEN: u8 = 16;
+}
+
+/// Columns by which a table is searched, in every table that has them.
+const INDEXED: [&str; 13] = [
+    "time",
+    "time_ns",
+    "eid",
+    "start_time",
+    "end_time",
+    "agent",
+    "agent_id",
+    "pid",
+    "process_eid",
+    "operation",
+    "path",
+    "remote_host",
+    "remote_port",
+];
+
+/// Columns that a plain `SELECT *` leaves out.
+const HIDDEN: [&str; 3] = ["consumer", MAX_ROWS, "ns_pid"];
+
+/// Columns of which a constraint lifts the default window.
+pub(crate) const TIME_COLUMNS: [&str; 5] = ["time", "time_ns", "eid", "start_time", "end_time"];
+
+/// The hidden column by which a query sets its own row cap.
+pub(crate) const MAX_ROWS: &str = "max_rows";
+
+/// A column as users see it.
+#[derive(Debug)]
+pub struct Column {
+    /// Name.
+    pub name: &'static str,
+    /// Type.
+    pub kind: ColumnType,
+    /// What it holds; a sentence without its full stop.
+    pub description: &'static str,
+}
+
+impl Column {
+    /// osquery's option bits. They follow from the name, so that a column means the same to a planner in every table.
+    #[must_use]
+    pub fn options(&self) -> u8 {
+        if self.is_hidden() {
+            options::HIDDEN | options::ADDITIONAL
+        } else if INDEXED.contains(&self.name) {
+            options::INDEX | options::OPTIMIZED
+        } else {
+            options::OPTIMIZED
+        }
+    }
+
+    /// Whether `SELECT *` leaves it out.
+    #[must_use]
+    pub fn is_hidden(&self) -> bool {
+        HIDDEN.contains(&self.name)
+    }
+}
+
+/// A query that shows what a table is for.
+#[derive(Debug)]
+pub struct Example {
+    /// What it answers.
+    pub question: &'static str,
+    /// The query.
+    pub sql: &'static str,
+}
+
+/// What a table is, apart from its columns.
+#[derive(Debug)]
+pub struct Info {
+    /// Name.
+    pub name: &'static str,
+    /// What a row is, in a sentence or two.
+    pub description: &'static str,
+    /// Systems on which rows can appear.
+    pub platforms: &'static [&'static str],
+    /// Rows never change after they appear; osquery then keeps no differences of its own.
+    pub event_based: bool,
+    /// Queries to start from.
+    pub examples: &'static [Example],
+}
+
+/// A column and the way to its value.
+#[derive(Debug)]
+pub(crate) struct Field<R> {
+    column: Column,
+    value: fn(&R) -> Value,
+}
+
+impl<R> Field<R> {
+    const fn new(name: &'static str, kind: ColumnType, description: &'static str, value: fn(&R) -> Value) -> Self {
+        Self { column: Column { name, kind, description }, value }
+    }
+}
+
+/// A column of TEXT.
+const fn text<R>(name: &'static str, description: &'static str, value: fn(&R) -> Value) -> Field<R> {
+    Field::new(name, ColumnType::Text, description, value)
+}
+/// A column of INTEGER.
+const fn integer<R>(name: &'static str, description: &'static str, value: fn(&R) -> Value) -> Field<R> {
+    Field::new(name, ColumnType::Integer, description, value)
+}
+/// A column of BIGINT.
+const fn bigint<R>(name: &'static str, description: &'static str, value: fn(&R) -> Value) -> Field<R> {
+    Field::new(name, ColumnType::BigInt, description, value)
+}
+/// A column of DOUBLE.
+const fn double<R>(name: &'static str, description: &'static str, value: fn(&R) -> Value) -> Field<R> {
+    Field::new(name, ColumnType::Double, description, value)
+}
+/// The accessor of a column that has no source yet.
+fn unknown<R>(_: &R) -> Value {
+    Value::Null
+}
+/// The hidden column of every table; [`Scan`] answers with what the query asked for.
+const fn max_rows<R>() -> Field<R> {
+    bigint(MAX_ROWS, "Set in WHERE to the number of rows that this query may return through osquery", unknown)
+}
+/// The hidden column of tables of events.
+const fn consumer<R>() -> Field<R> {
+    text("consumer", "Name of a reader that continues where it stopped; not in use yet", unknown)
+}
+
+/// A table of rows `R`.
+pub(crate) struct Declaration<R: 'static> {
+    info: Info,
+    fields: &'static [Field<R>],
+    rows: fn(&Store) -> Snapshot<R>,
+    /// The last second of a row's life; none while it lives and for rows that have no time.
+    ended: fn(&R) -> Option<i64>,
+}
+
+/// A declared table, whatever its rows are.
+pub trait Table: Sync {
+    /// What it is.
+    fn info(&self) -> &Info;
+    /// Its columns, in order.
+    fn columns(&self) -> Vec<&Column>;
+    /// Its rows as they are now, newest first.
+    fn cursor(&self, store: &Store) -> Box<dyn Cursor>;
+}
+
+/// A walk over a table's rows as they were at one moment, newest first. It stands before the first row at the start.
+pub trait Cursor: Send {
+    /// Goes to the next row; false when there is none.
+    fn advance(&mut self) -> bool;
+    /// A cell of the row; NULL beside a row or beyond the last column.
+    fn value(&self, column: usize) -> Value;
+    /// The last second of the row's life; none while it lives and for rows that have no time.
+    fn ended(&self) -> Option<i64>;
+}
+
+impl<R: Send + Sync + 'static> Table for Declaration<R> {
+    fn info(&self) -> &Info {
+        &self.info
+    }
+
+    fn columns(&self) -> Vec<&Column> {
+        self.fields.iter().map(|field| &field.column).collect()
+    }
+
+    fn cursor(&self, store: &Store) -> Box<dyn Cursor> {
+        let segments = (self.rows)(store).into_segments();
+        Box::new(Walk { fields: self.fields, ended: self.ended, segments, row: None })
+    }
+}
+
+/// The walk over a snapshot, from its end. It takes references only, so that a million rows are not copied.
+struct Walk<R: 'static> {
+    fields: &'static [Field<R>],
+    ended: fn(&R) -> Option<i64>,
+    segments: Vec<Arc<Vec<R>>>,
+    /// Row in the last segment; none before its first step.
+    row: Option<usize>,
+}
+
+impl<R> Walk<R> {
+    fn current(&self) -> Option<&R> {
+        self.segments.last()?.get(self.row?)
+    }
+}
+
+impl<R: Send + Sync> Cursor for Walk<R> {
+    fn advance(&mut self) -> bool {
+        while let Some(segment) = self.segments.last() {
+            if let Some(next) = self.row.unwrap_or(segment.len()).checked_sub(1) {
+                self.row = Some(next);
+                return true;
+            }
+            // Giving the segment back at once lets the recorder free what it has dropped meanwhile.
+            self.segments.pop();
+            self.row = None;
+        }
+        false
+    }
+
+    fn value(&self, column: usize) -> Value {
+        self.current().zip(self.fields.get(column)).map_or(Value::Null, |(row, field)| (field.value)(row))
+    }
+
+    fn ended(&self) -> Option<i64> {
+        self.current().and_then(self.ended)
+    }
+}
+
+/// Every table, in the order of the documentation.
+#[must_use]
+pub fn all() -> [&'static dyn Table; 7] {
+    [
+        &ai_agents::TABLE,
+        &agent_processes::TABLE,
+        &agent_connections::TABLE,
+        &agent_file_ops::TABLE,
+        &agent_open_files::TABLE,
+        &agent_signatures::TABLE,
+        &agent_collector::TABLE,
+    ]
+}
+
+/// The table of that name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static dyn Table> {
+    all().into_iter().find(|table| table.info().name.eq_ignore_ascii_case(name))
+}
+
+/// Seconds of a time in nanoseconds.
+fn seconds(time_ns: i64) -> i64 {
+    time_ns.div_euclid(1_000_000_000)
+}

@@ -1,0 +1,55 @@
+//! Health of the collector.
+
+use super::{Declaration, Example, Info, bigint, max_rows, text};
+use crate::record::Store;
+use crate::record::rows::CollectorRow;
+
+pub(super) static TABLE: Declaration<CollectorRow> = Declaration {
+    info: Info {
+        name: "agent_collector",
+        description: "One row for each kind of event: what the kernel saw, what came through, and what was lost where. seen = submitted + filtered + ring_full + oversized + throttled, and submitted = received + in_flight.",
+        platforms: &["linux"],
+        event_based: false,
+        examples: &[
+            Example {
+                question: "Was anything lost?",
+                sql: "SELECT event, ring_full, oversized, throttled, recursion_misses, evicted FROM agent_collector",
+            },
+            Example {
+                question: "Is this the best that the machine can do?",
+                sql: "SELECT DISTINCT collector, mode, degradation_reason FROM agent_collector",
+            },
+        ],
+    },
+    rows: Store::collector,
+    ended: |_| None,
+    fields: &[
+        text("collector", "What records: ebpf", |row| (&row.collector).into()),
+        text("mode", "How it records", |row| (&row.mode).into()),
+        text("degradation_reason", "Why it is not the best that there is; NULL when it is", |row| {
+            (&row.degradation_reason).into()
+        }),
+        text("event", "Kind of event", |row| (&row.event).into()),
+        bigint("seen", "Events that the kernel side saw", |row| row.seen.into()),
+        bigint("submitted", "Events put into the ring", |row| row.submitted.into()),
+        bigint("filtered", "Events of no agent, or of the noise list", |row| row.filtered.into()),
+        bigint("ring_full", "Events lost because the ring was full", |row| row.ring_full.into()),
+        bigint("oversized", "Events lost because they were too large", |row| row.oversized.into()),
+        bigint("throttled", "Events left out to keep one instance from crowding out the others", |row| {
+            row.throttled.into()
+        }),
+        bigint("unsupported_abi", "System calls of another ABI, counted only", |row| row.unsupported_abi.into()),
+        bigint("recursion_misses", "Runs that the kernel skipped", |row| row.recursion_misses.into()),
+        bigint("received", "Events taken from the ring", |row| row.received.into()),
+        bigint("in_flight", "Events in the ring", |row| row.in_flight.into()),
+        bigint("discarded", "Events received and then found to be of no agent", |row| row.discarded.into()),
+        bigint("evicted", "Rows that left memory because of the limit", |row| row.evicted.into()),
+        bigint("latency_p50_us", "Median of the microseconds from the event to its row", |row| {
+            row.latency_p50_us.into()
+        }),
+        bigint("latency_p95_us", "95th percentile of the same", |row| row.latency_p95_us.into()),
+        bigint("latency_p99_us", "99th percentile of the same", |row| row.latency_p99_us.into()),
+        text("message", "More about it, for people", |row| (&row.message).into()),
+        max_rows(),
+    ],
+};

@@ -1,0 +1,77 @@
+//! Connections of agents.
+
+use super::{Declaration, Example, Info, bigint, integer, max_rows, seconds, text, unknown};
+use crate::record::Store;
+use crate::record::rows::ConnectionRow;
+
+pub(super) static TABLE: Declaration<ConnectionRow> = Declaration {
+    info: Info {
+        name: "agent_connections",
+        description: "One row for each connection, flow or listening socket of an agent's process, open or closed.",
+        platforms: &["linux"],
+        event_based: false,
+        examples: &[
+            Example {
+                question: "Where do agents connect to?",
+                sql: "SELECT agent, remote_address, remote_port, count(*) AS connections FROM agent_connections GROUP BY 1, 2, 3 ORDER BY 4 DESC",
+            },
+            Example {
+                question: "Which connections are open now, and of which command?",
+                sql: "SELECT c.agent, c.remote_address, c.remote_port, p.cmdline FROM agent_connections c JOIN agent_processes p ON p.eid = c.process_eid WHERE c.end_time IS NULL",
+            },
+        ],
+    },
+    rows: Store::connections,
+    ended: |row| row.end_time,
+    fields: &[
+        bigint(
+            "eid",
+            "Nanosecond-based number of the row, given when it was published: it only grows, over restarts too",
+            |row| row.eid.into(),
+        ),
+        bigint("time", "Start, UNIX seconds", |row| seconds(row.time_ns).into()),
+        bigint("time_ns", "Start, UNIX nanoseconds", |row| row.time_ns.into()),
+        text("agent", "Agent, by the name of its signature", |row| (&row.agent).into()),
+        text("agent_id", "The running instance of the agent; joins with ai_agents", |row| (&row.agent_id).into()),
+        bigint("pid", "Process id, as the host sees it", |row| row.pid.into()),
+        bigint("process_eid", "Row of agent_processes that did it", |row| row.process_eid.into()),
+        text("name", "Name of the process, at most 15 characters", |row| (&row.name).into()),
+        bigint("fd", "Descriptor", |row| row.fd.into()),
+        bigint("socket", "Inode of the socket; joins with process_open_sockets", |row| row.socket.into()),
+        integer("family", "Address family: 2 is IPv4, 10 is IPv6, 1 is UNIX", |row| row.family.into()),
+        integer("protocol", "IP protocol: 6 is TCP, 17 is UDP", |row| row.protocol.into()),
+        text("transport", "tcp, udp or unix", |row| row.transport.into()),
+        text("direction", "outbound, inbound or listen", |row| row.direction.into()),
+        text("local_address", "Own address", |row| (&row.local_address).into()),
+        integer("local_port", "Own port", |row| row.local_port.into()),
+        text("remote_address", "Address of the peer", |row| (&row.remote_address).into()),
+        integer("remote_port", "Port of the peer", |row| row.remote_port.into()),
+        text("remote_host", "Name of the peer", unknown),
+        text("host_source", "What told the name: sni, dns, hosts, getaddrinfo or signature", unknown),
+        text("path", "Path of a UNIX socket", unknown),
+        bigint("remote_pid", "Process at the other end of a local connection", unknown),
+        text(
+            "endpoint_type",
+            "llm_api, source_control, package_registry, telemetry, mcp, cloud, localhost, private, ipc or unknown",
+            unknown,
+        ),
+        text("service", "Service that the peer belongs to", unknown),
+        integer(
+            "expected",
+            "1 when the signature expects this peer, 0 when not, NULL without a name to judge by",
+            unknown,
+        ),
+        text("state", "connecting, established, closing, close_wait, time_wait, closed, listening or failed", |row| {
+            row.state.into()
+        }),
+        text("error", "Why it failed or broke", |row| (&row.error).into()),
+        bigint("start_time", "Start, UNIX seconds", |row| row.start_time.into()),
+        bigint("end_time", "End, UNIX seconds; NULL while it is open", |row| row.end_time.into()),
+        bigint("bytes_sent", "Bytes sent", unknown),
+        bigint("bytes_received", "Bytes received", unknown),
+        text("net_namespace", "Inode of the network namespace", |row| (&row.net_namespace).into()),
+        text("tool_call_id", "Tool call of the agent that led to it", unknown),
+        text("container_id", "Container in which it runs", |row| (&row.container_id).into()),
+        max_rows(),
+    ],
+};

@@ -1,0 +1,36 @@
+//! Files that agents have open.
+
+use super::{Declaration, Example, Info, bigint, max_rows, seconds, text};
+use crate::record::Store;
+use crate::record::rows::OpenFileRow;
+
+pub(super) static TABLE: Declaration<OpenFileRow> = Declaration {
+    info: Info {
+        name: "agent_open_files",
+        description: "One row for each file that an agent's process has open now, with the bytes that went through it so far.",
+        platforms: &["linux"],
+        event_based: false,
+        examples: &[Example {
+            question: "What do agents have open for writing?",
+            sql: "SELECT agent, pid, path, bytes_written FROM agent_open_files WHERE operation != 'open_read'",
+        }],
+    },
+    rows: Store::open_files,
+    ended: |_| None,
+    fields: &[
+        bigint("eid", "Row of agent_file_ops that opened it", |row| row.eid.into()),
+        bigint("time", "When it was opened, UNIX seconds", |row| seconds(row.time_ns).into()),
+        bigint("time_ns", "When it was opened, UNIX nanoseconds", |row| row.time_ns.into()),
+        text("agent", "Agent, by the name of its signature", |row| (&row.agent).into()),
+        text("agent_id", "The running instance of the agent; joins with ai_agents", |row| (&row.agent_id).into()),
+        bigint("pid", "Process id, as the host sees it", |row| row.pid.into()),
+        bigint("process_eid", "Row of agent_processes that did it", |row| row.process_eid.into()),
+        text("name", "Name of the process, at most 15 characters", |row| (&row.name).into()),
+        bigint("fd", "Descriptor", |row| row.fd.into()),
+        text("operation", "How it was opened: open_read, open_write, create or truncate", |row| row.operation.into()),
+        text("path", "File, seen from the root of the process' mount namespace", |row| (&row.path).into()),
+        bigint("bytes_read", "Bytes read so far", |row| row.bytes_read.into()),
+        bigint("bytes_written", "Bytes written so far", |row| row.bytes_written.into()),
+        max_rows(),
+    ],
+};

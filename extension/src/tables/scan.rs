@@ -1,0 +1,138 @@
+//! A query over a table's rows.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::constraint::{Constraint, Op};
+use super::filter::Filter;
+use super::{Column, Cursor, MAX_ROWS, TIME_COLUMNS, Table};
+use crate::record::Store;
+use crate::value::Value;
+
+/// Rows that a query may get through osquery, unless it says otherwise. The core holds them all several times over,
+/// and its watchdog ends it at 200 MB.
+pub const DEFAULT_ROW_CAP: u64 = 10_000;
+
+/// How far back a query reads that says nothing of time.
+pub const WINDOW_SECONDS: i64 = 24 * 3600;
+
+/// What a query asks of a table.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// Rows that cannot match these are left out.
+    pub constraints: Vec<Constraint>,
+    /// Columns to fill, by name; none for all.
+    pub columns: Option<Vec<String>>,
+    /// Rows at most: more are an error. None for no limit.
+    pub cap: Option<u64>,
+}
+
+/// Why a query got no rows.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ScanError {
+    /// More rows than the query may get. A cut result would be a silent lie under `count(*)`.
+    #[error(
+        "{table}: more than {cap} rows match. Narrow the query (for example: time > strftime('%s', 'now') - 3600, or \
+         agent_id = '...'; conditions on hidden or computed values do not count), or allow more in WHERE: max_rows = N"
+    )]
+    TooManyRows {
+        /// Table that was read.
+        table: &'static str,
+        /// Rows that were allowed.
+        cap: u64,
+    },
+    /// No such table.
+    #[error("no such table: {0}")]
+    NoTable(String),
+}
+
+/// A walk over the rows that may match, newest first. It stands before the first row at the start.
+pub struct Scan {
+    cursor: Box<dyn Cursor>,
+    filter: Filter,
+    /// Rows that ended before this second are not shown.
+    since: Option<i64>,
+    max_rows: Option<i64>,
+    max_rows_column: Option<usize>,
+}
+
+/// Opens a table for reading.
+#[must_use]
+pub fn open(store: &Store, table: &dyn Table, constraints: &[Constraint]) -> Scan {
+    open_at(store, table, constraints, now())
+}
+
+fn open_at(store: &Store, table: &dyn Table, constraints: &[Constraint], now: i64) -> Scan {
+    let columns = table.columns();
+    let timed = constraints.iter().any(|constraint| TIME_COLUMNS.contains(&constraint.column.as_str()));
+    Scan {
+        cursor: table.cursor(store),
+        filter: Filter::compile(&columns, constraints),
+        since: (!timed).then(|| now.saturating_sub(WINDOW_SECONDS)),
+        max_rows: max_rows(constraints),
+        max_rows_column: columns.iter().position(|column| column.name == MAX_ROWS),
+    }
+}
+
+fn now() -> i64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// The row cap that a query sets itself.
+fn max_rows(constraints: &[Constraint]) -> Option<i64> {
+    constraints
+        .iter()
+        .filter(|constraint| constraint.column == MAX_ROWS && matches!(constraint.op, Op::Equal | Op::Is))
+        .filter_map(|constraint| constraint.value.trim_ascii().parse().ok())
+        .max()
+}
+
+impl Scan {
+    /// Goes to the next row; false when there is none.
+    pub fn advance(&mut self) -> bool {
+        while self.cursor.advance() {
+            let old = self.since.is_some_and(|since| self.cursor.ended().is_some_and(|ended| ended < since));
+            if !old && self.filter.may_match(|column| self.cursor.value(column)) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// A cell of the row.
+    #[must_use]
+    pub fn value(&self, column: usize) -> Value {
+        // The engine compares the column with what was asked, so that is what it holds.
+        if Some(column) == self.max_rows_column { self.max_rows.into() } else { self.cursor.value(column) }
+    }
+}
+
+/// Rows of a query, newest first: for each column in `columns` a cell.
+#[derive(Debug)]
+pub struct Rows {
+    /// The columns that were asked for, in the table's order.
+    pub columns: Vec<&'static Column>,
+    /// The rows.
+    pub rows: Vec<Vec<Value>>,
+}
+
+/// Reads a table into memory.
+///
+/// # Errors
+/// When more rows match than the request or the query's `max_rows` allows.
+pub fn scan(store: &Store, table: &'static dyn Table, request: &Request) -> Result<Rows, ScanError> {
+    let all = table.columns();
+    let used =
+        |column: &&Column| request.columns.as_ref().is_none_or(|names| names.iter().any(|name| name == column.name));
+    let (indexes, columns): (Vec<_>, Vec<_>) = all.into_iter().enumerate().filter(|(_, column)| used(column)).unzip();
+    let mut scan = open(store, table, &request.constraints);
+    let cap = request.cap.map(|cap| scan.max_rows.and_then(|rows| u64::try_from(rows).ok()).unwrap_or(cap));
+    let mut rows = Vec::new();
+    while scan.advance() {
+        if cap.is_some_and(|cap| rows.len() as u64 >= cap) {
+            return Err(ScanError::TooManyRows { table: table.info().name, cap: cap.unwrap_or_default() });
+        }
+        rows.push(indexes.iter().map(|index| scan.value(*index)).collect());
+    }
+    Ok(Rows { columns, rows })
+}
