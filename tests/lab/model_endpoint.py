@@ -11,11 +11,13 @@ SCRIPT is a JSON list of steps; {work} in any text stands for the folder WORK:
   {"tool": "Bash", "command": "..."}                     any tool of the agent, with that tool's arguments
   {"text": "..."}                                        an answer that ends the turn
 Which step is due is told by how many tool results the conversation holds already, so a retry repeats its step. For
-an agent that has no tool of that name but a shell, Bash is the shell. What is asked goes to standard output.
+an agent that has no tool of that name but a shell, Bash is the shell. What is asked goes to standard output, with a line
+"failed: ..." for each result that is not a success.
 """
 
 import fcntl
 import json
+import re
 import socket
 import struct
 import sys
@@ -33,24 +35,34 @@ def raise_loopback():
         fcntl.ioctl(any_socket, siocsifflags, struct.pack("16sh14x", b"lo", up_and_running))
 
 
-def anthropic_items(request):
-    """The content blocks of a Messages request."""
+def results(request):
+    """What the tools answered so far: content blocks of messages (Anthropic), items of the input (OpenAI)."""
+    items = list(request.get("input", []))
     for message in request.get("messages", []):
         if isinstance(message.get("content"), list):
-            yield from message["content"]
+            items += message["content"]
+    return [item for item in items if isinstance(item, dict) and item.get("type") in RESULTS]
 
 
-def step_due(script, tools, items):
+def step_due(script, tools, request):
     """The step that comes next. A request without tools asks for a title or the like: it takes no step."""
-    done = sum(1 for item in items if isinstance(item, dict) and item.get("type") in RESULTS)
+    done = len(results(request))
     step = script[done] if tools and done < len(script) else {"text": "ok"}
     return done, step
+
+
+def failure(item):
+    """What the result of a step that did not succeed says; None when it did."""
+    if item.get("type") == "tool_result":
+        return json.dumps(item["content"]) if item.get("is_error") else None
+    output = str(item.get("output"))
+    return None if re.search("exited with code 0|Exit code: 0", output) else output
 
 
 def anthropic_message(request, script):
     """The answer to a Messages request."""
     tools = [tool.get("name") for tool in request.get("tools", [])]
-    done, step = step_due(script, tools, anthropic_items(request))
+    done, step = step_due(script, tools, request)
     if "tool" in step:
         arguments = {key: value for key, value in step.items() if key != "tool"}
         if step["tool"] == "Bash":
@@ -88,7 +100,7 @@ def anthropic_events(message):
 def openai_events(request, script):
     """The answer to a Responses request, as a stream of events."""
     tools = [tool.get("name") or tool.get("type") for tool in request.get("tools", [])]
-    done, step = step_due(script, tools, request.get("input", []))
+    done, step = step_due(script, tools, request)
     if "tool" in step:
         name = step["tool"] if step["tool"] in tools else next((shell for shell in SHELLS if shell in tools), "shell")
         if name == "exec_command":
@@ -156,6 +168,9 @@ class Handler(BaseHTTPRequestHandler):
             # end would cut them off in the middle of calls, and no trace says whether those were done.
             time.sleep(1)
         print("tools", [tool.get("name") or tool.get("type") for tool in request.get("tools", [])], flush=True)
+        for item in results(request):
+            if (what := failure(item)) is not None:
+                print("failed:", what, flush=True)
         if path.endswith("/responses"):
             self.stream(openai_events(request, self.script))
         elif path.endswith("/messages"):

@@ -35,7 +35,7 @@ CALLS = (
     " dup ?dup2 dup3 fcntl"
 )
 # Nothing is cut: an argument of exec has at most 128 KiB (MAX_ARG_STRLEN), a path 4 KiB.
-FLAGS = ["-f", "-ttt", "-yy", "-s", "131072", "--seccomp-bpf", "-e", "signal=none", "-e", "trace=" + ",".join(CALLS.split())]
+FLAGS = ["-f", "-ttt", "-yy", "-s", "131072", "--seccomp-bpf", "-e", "trace=" + ",".join(CALLS.split())]
 
 # Kernel file systems: their content changes by itself, so the model does not hold them.
 UNMODELLED = ("/proc", "/sys", "/dev/pts", "/dev/fd")
@@ -86,6 +86,8 @@ def records(lines):
             # A thread that is not the first one called execve: it goes on under the first one's id.
             begun[tid] = begun.pop(int(superseded[1]))
             continue
+        if text.startswith("--- "):
+            continue  # a signal that was delivered; "+++ killed by" tells what it did
         if text.startswith("+++ "):
             begun.pop(tid, None)
             yield End(tid, text, number, time)
@@ -342,7 +344,12 @@ class Run:
     def __init__(self, recs, tree, cwd):
         self.records, self.files, self.events = list(recs), Files(tree), []
         self.root = self.records[0].tid
-        self.births = {c.value: c for c in self.records if isinstance(c, Call) and c.name in CREATING and c.value}
+        self.births = {}
+        for call in self.records:
+            if isinstance(call, Call) and call.name in CREATING and call.value:
+                if call.value in self.births or call.value == self.root:
+                    raise Unclear(f"line {call.ended}: the id {call.value} was given out twice")
+                self.births[call.value] = call
         self.listed = {Descriptor(c.args[0], c).path for c in self.records if isinstance(c, Call) and c.name.startswith("getdents")}
         # tid -> [working directory]: threads that share it (CLONE_FS) share the list.
         self.cwd = {self.root: [cwd]}
