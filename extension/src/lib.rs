@@ -9,5 +9,6 @@ pub mod enrich;
 pub mod event;
 pub mod identify;
 pub mod record;
+pub mod recorder;
 pub mod tables;
 pub mod value;
