@@ -31,10 +31,15 @@ pub enum DegradationReason {
 impl fmt::Display for DegradationReason {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotPrivileged => out.write_str("recording needs root: start it with sudo, or ask a running recorder with --connect"),
-            Self::NoBtf => out.write_str("the kernel has no BTF (/sys/kernel/btf/vmlinux): use one built with CONFIG_DEBUG_INFO_BTF"),
+            Self::NotPrivileged => {
+                out.write_str("recording needs root: start it with sudo, or ask a running recorder with --connect")
+            }
+            Self::NoBtf => out
+                .write_str("the kernel has no BTF (/sys/kernel/btf/vmlinux): use one built with CONFIG_DEBUG_INFO_BTF"),
             Self::UnsupportedSystem => out.write_str("there is no collector for this system and processor"),
-            Self::PidNamespace => out.write_str("not in the initial pid namespace: run the recorder on the host, not in a container"),
+            Self::PidNamespace => {
+                out.write_str("not in the initial pid namespace: run the recorder on the host, not in a container")
+            }
             Self::Refused(why) => write!(out, "the kernel refused the eBPF programs: {why}"),
         }
     }

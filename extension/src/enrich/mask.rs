@@ -4,7 +4,11 @@ use std::borrow::Cow;
 pub struct Masker;
 impl Masker {
     /// temp
-    pub fn new() -> Self { Masker }
+    pub fn new() -> Self {
+        Masker
+    }
     /// temp
-    pub fn mask<'a>(&self, s: &'a str) -> Cow<'a, str> { Cow::Borrowed(s) }
+    pub fn mask<'a>(&self, s: &'a str) -> Cow<'a, str> {
+        Cow::Borrowed(s)
+    }
 }

@@ -9,7 +9,9 @@ const LOCALE: [&str; 3] = ["/usr/share/locale/", "/usr/lib/locale/", "/usr/share
 pub fn is_noise(path: &str) -> bool {
     let library = || {
         let below = ["/lib", "/usr/lib"].into_iter().any(|top| {
-            path.strip_prefix(top).and_then(|rest| rest.split_once('/')).is_some_and(|(suffix, _)| is_abi_suffix(suffix))
+            path.strip_prefix(top)
+                .and_then(|rest| rest.split_once('/'))
+                .is_some_and(|(suffix, _)| is_abi_suffix(suffix))
         });
         below && (is_shared_object(path) || path.contains("/gconv/"))
     };

@@ -7,11 +7,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::Store;
 use super::clock::{Clock, unix_ns};
 use super::connections::Connections;
 use super::files::Files;
 use super::rows::{AgentRow, ProcessRow};
-use super::Store;
 use crate::collect::Collector;
 use crate::enrich::container::Containers;
 use crate::enrich::mask::Masker;
@@ -172,7 +172,8 @@ impl Engine {
             self.discarded += 1;
             return;
         };
-        let Some(instance) = self.instances.get_mut(&parent.instance).filter(|instance| instance.tracks_children) else {
+        let Some(instance) = self.instances.get_mut(&parent.instance).filter(|instance| instance.tracks_children)
+        else {
             self.discarded += 1;
             return;
         };
@@ -201,7 +202,8 @@ impl Engine {
         instance.row.processes_total += 1;
         instance.changed(time_ns);
         self.marks.entry(event.mark).or_insert((0, parent.instance)).0 += 1;
-        self.processes.insert(fork.child.pid, Process { key: fork.child, eid, main: false, mark: event.mark, ..parent });
+        self.processes
+            .insert(fork.child.pid, Process { key: fork.child, eid, main: false, mark: event.mark, ..parent });
     }
 
     fn exec(&mut self, event: &Event, exec: &Exec, collector: &mut dyn Collector) {
@@ -219,7 +221,8 @@ impl Engine {
         match (known, found) {
             (Some(process), Some(found)) => {
                 // The agent's own binary again, by the agent itself: the native program of a wrapper, a relaunch.
-                let own = process.main.then_some(process.instance).or(of_parent.filter(|above| *above == process.instance));
+                let own =
+                    process.main.then_some(process.instance).or(of_parent.filter(|above| *above == process.instance));
                 if own.is_some_and(|index| same_agent(index, &found)) {
                     self.program(event, exec, &process, true);
                 } else {
@@ -355,8 +358,13 @@ impl Engine {
         };
         let process = Process { key: event.process, instance: index, eid, name: name_of(&exec.path), main: true, mark };
         let above = self.processes.get(&exec.parent).map(|parent| parent.eid);
-        let depth = above.and_then(|above| self.store.update(|state| state.live_processes.get(&above).map(|row| row.depth + 1)));
-        let row = ProcessRow { parent_eid: above, depth: depth.unwrap_or(0), ..self.program_row(event, exec, eid, &instance) };
+        let depth = above
+            .and_then(|above| self.store.update(|state| state.live_processes.get(&above).map(|row| row.depth + 1)));
+        let row = ProcessRow {
+            parent_eid: above,
+            depth: depth.unwrap_or(0),
+            ..self.program_row(event, exec, eid, &instance)
+        };
         self.store.update(|state| state.live_processes.insert(eid, row));
         self.instances.insert(index, instance);
         self.processes.insert(event.process.pid, process);
@@ -525,6 +533,7 @@ fn tty(exec: &Exec) -> Option<Text> {
 fn agent_id(boot_id: &str, root: ProcessKey) -> i64 {
     // FNV-1a, 64 bits; the sign bit is left out, so that the id reads well everywhere.
     let bytes = boot_id.bytes().chain(root.pid.to_le_bytes()).chain(root.start_ns.to_le_bytes());
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash =
+        bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     (hash >> 1).cast_signed()
 }

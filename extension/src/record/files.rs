@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
+use super::Store;
 use super::clock::Clock;
 use super::engine::Context;
 use super::rows::{FileOpRow, OpenFileRow};
-use super::Store;
 use crate::enrich::noise::is_noise;
 use crate::enrich::project;
 use crate::enrich::resolve::resolve;

@@ -51,7 +51,8 @@ fn read_as(path: &Path, uid: u32, gid: u32) -> Option<String> {
     use std::os::unix::fs::OpenOptionsExt;
 
     let _rights = FileSystemUser::become_user(uid, gid);
-    let file = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC).open(path);
+    let file =
+        File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC).open(path);
     text_of(file.ok()?)
 }
 

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use libbpf_rs::{Iter, Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, ProgramInput};
 
+use super::abi;
 use super::decode::{bytes_of, decode, kind_of, read};
 use super::ring::{Ring, RingMap};
-use super::abi;
 use crate::collect::latency::Latency;
 use crate::collect::{CollectError, Collector, DegradationReason, Interest, Syscalls};
 use crate::event::{Event, EventKind, Mark};
@@ -250,7 +250,9 @@ impl EbpfCollector {
                 self.attached_ns = Some(boot_ns());
                 self.shared.attached.store(true, Ordering::Relaxed);
             }
-            Err(error) => tracing::error!(%error, "the hook on system calls does not attach: files and connections are not seen"),
+            Err(error) => {
+                tracing::error!(%error, "the hook on system calls does not attach: files and connections are not seen")
+            }
         }
     }
 
@@ -345,7 +347,12 @@ impl Collector for EbpfCollector {
         let bytes = self.maps.slots.lookup(&slot.to_ne_bytes(), MapFlags::ANY).ok()??;
         let before: abi::aq_slot = read(&bytes).ok()?;
         let generation = before.generation.wrapping_add(1);
-        let used = abi::aq_slot { state: abi::AQ_SLOT_CONFIRMED, generation, refilled_ns: boot_ns(), tokens: u64::from(u32::MAX) };
+        let used = abi::aq_slot {
+            state: abi::AQ_SLOT_CONFIRMED,
+            generation,
+            refilled_ns: boot_ns(),
+            tokens: u64::from(u32::MAX),
+        };
         self.maps.slots.update(&slot.to_ne_bytes(), bytes_of(&used), MapFlags::ANY).ok()?;
         let mark = Mark { slot, generation };
         if let Err(error) = self.mark(root, mark) {
@@ -407,7 +414,15 @@ impl EbpfProbe {
         let mut sums = [0; 7];
         for cpu in per_cpu.unwrap_or_default() {
             if let Ok(one) = read::<abi::aq_counters>(&cpu) {
-                let fields = [one.seen, one.submitted, one.filtered, one.ring_full, one.oversized, one.throttled, one.unsupported_abi];
+                let fields = [
+                    one.seen,
+                    one.submitted,
+                    one.filtered,
+                    one.ring_full,
+                    one.oversized,
+                    one.throttled,
+                    one.unsupported_abi,
+                ];
                 for (sum, field) in sums.iter_mut().zip(fields) {
                     *sum += field;
                 }
@@ -438,7 +453,8 @@ impl Probe for EbpfProbe {
                 *count += 1;
             }
         });
-        let mode: Text = if self.shared.attached.load(Ordering::Relaxed) { "ebpf" } else { "ebpf, system calls on demand" }.into();
+        let mode: Text =
+            if self.shared.attached.load(Ordering::Relaxed) { "ebpf" } else { "ebpf, system calls on demand" }.into();
         let discarded = whole(self.shared.discarded.load(Ordering::Relaxed));
         let misses = whole(self.recursion_misses());
         let microseconds = |share| self.shared.latency.percentile(share).map(|ns| whole(ns / 1000));
@@ -449,7 +465,8 @@ impl Probe for EbpfProbe {
             .zip(waiting)
             .zip(&self.shared.received)
             .map(|(((kind, name), in_flight), received)| {
-                let [seen, submitted, filtered, ring_full, oversized, throttled, unsupported] = self.counters(kind).map(whole);
+                let [seen, submitted, filtered, ring_full, oversized, throttled, unsupported] =
+                    self.counters(kind).map(whole);
                 CollectorRow {
                     collector: "linux".into(),
                     mode: mode.clone(),
