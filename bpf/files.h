@@ -185,15 +185,45 @@ static __always_inline void handle_bytes(struct task_struct *task, int fd, __u64
 	__sync_fetch_and_add(written ? &entry->bytes_written : &entry->bytes_read, bytes);
 }
 
+#define DESCRIPTOR_PREFIX "/proc/self/fd/"
+
+/* A name below /proc/self/fd/N starts from the descriptor N, and means nothing to any other process. Moves the name
+ * behind it. */
+static __always_inline bool starts_from_descriptor(__u64 *name, int *dirfd)
+{
+	char head[sizeof(DESCRIPTOR_PREFIX) + 8] = {};
+	int number = 0, i;
+
+	if (bpf_probe_read_user_str(head, sizeof(head), (void *)*name) <= 0)
+		return false;
+	for (i = 0; i < (int)sizeof(DESCRIPTOR_PREFIX) - 1; i++) {
+		if (head[i] != DESCRIPTOR_PREFIX[i])
+			return false;
+	}
+	for (i = sizeof(DESCRIPTOR_PREFIX) - 1; i < (int)sizeof(head); i++) {
+		if (head[i] == 0 || head[i] == '/')
+			break;
+		if (head[i] < '0' || head[i] > '9')
+			return false;
+		number = number * 10 + (head[i] - '0');
+	}
+	if (i == sizeof(DESCRIPTOR_PREFIX) - 1 || i == sizeof(head))
+		return false;
+	*name += head[i & 31] == '/' ? i + 1 : i;
+	*dirfd = number;
+	return true;
+}
+
 /* The directory that a name starts from, in the kernel's words. */
 static __always_inline __u32 append_base(struct record *record, __u32 which, __u32 *at, struct task_struct *task, int dirfd,
-					 __u64 name)
+					 __u64 *name)
 {
 	char first = 0;
 	struct file *file;
+	bool by_descriptor = *name && starts_from_descriptor(name, &dirfd);
 
-	bpf_probe_read_user(&first, 1, (void *)name);
-	if (name && first == '/') {
+	bpf_probe_read_user(&first, 1, (void *)*name);
+	if (*name && first == '/' && !by_descriptor) {
 		walk_path(which, (__u64)BPF_CORE_READ(task, fs, root.dentry), (__u64)BPF_CORE_READ(task, fs, root.mnt));
 	} else if (dirfd == AT_FDCWD) {
 		walk_path(which, (__u64)BPF_CORE_READ(task, fs, pwd.dentry), (__u64)BPF_CORE_READ(task, fs, pwd.mnt));
@@ -339,11 +369,11 @@ static __always_inline void handle_change(struct task_struct *task, const struct
 	record->change.dest_name_length = 0;
 	record->change.name_length = 0;
 	if (names.what != AQ_SYMLINK)
-		record->change.base_length = append_base(record, which, &at, task, names.dirfd, names.name);
+		record->change.base_length = append_base(record, which, &at, task, names.dirfd, &names.name);
 	if (names.name)
 		record->change.name_length = append_user_string(record, &at, (void *)names.name);
 	if (names.dest_name) {
-		record->change.dest_base_length = append_base(record, which, &at, task, names.dest_dirfd, names.dest_name);
+		record->change.dest_base_length = append_base(record, which, &at, task, names.dest_dirfd, &names.dest_name);
 		record->change.dest_name_length = append_user_string(record, &at, (void *)names.dest_name);
 	}
 	if (at > AQ_DATA_MAX) {

@@ -1,29 +1,18 @@
 //! temp
 use agentquery::recorder::*;
+use agentquery::value::Value;
 fn main() {
-    let r = Recorder::start(&Settings { syscalls_always: std::env::args().count() > 1, ..Default::default() }).unwrap();
-    let _ = std::process::Command::new("bash").arg("-c").arg("sleep 0.2; cp /bin/ls /tmp/t1/node_modules/@anthropic-ai/claude-code/bin/rg2; PATH=/tmp/t1/node_modules/@anthropic-ai/claude-code/bin:$PATH claude.exe -c 'mkdir /tmp/qq; echo hi > /tmp/qq/a; cat /etc/passwd > /tmp/qq/c; (echo 1; sleep 0.3; echo 23)> /tmp/qq/d; mv /tmp/qq/a /tmp/qq/b; rm -r /tmp/qq/; exec 3<>/dev/tcp/127.0.0.1/1'").status();
-    std::thread::sleep(std::time::Duration::from_millis(500));
-    let s = r.store();
-    for a in s.agents().iter() {
-        println!("{a:?}");
-    }
-    for a in s.processes().iter() {
-        println!("{a:?}");
-    }
-    for a in s.connections().iter() {
-        println!("{a:?}");
-    }
-    for a in s.file_ops().iter() {
-        println!(
-            "{} {} {} {:?} {:?} {:?} {:?} {:?}",
-            a.time_ns, a.pid, a.operation, a.path, a.dest_path, a.bytes_read, a.bytes_written, a.close_source
-        );
-    }
-    for a in s.open_files().iter() {
-        println!("{a:?}");
-    }
-    for a in s.collector().iter() {
-        println!("{a:?}");
+    let out = std::env::args().nth(1).unwrap();
+    let r = Recorder::start(&Settings{ syscalls_always: std::env::args().nth(2).as_deref() == Some("always"), ..Default::default()}).unwrap();
+    println!("ready");
+    let mut s = String::new();
+    std::io::stdin().read_line(&mut s).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    let store = r.store();
+    for t in ["ai_agents","agent_processes","agent_connections","agent_file_ops","agent_collector"] {
+        let table = agentquery::tables::all().into_iter().find(|x| x.info().name == t).unwrap();
+        let rows = agentquery::tables::scan(&store, table, &Default::default()).unwrap();
+        let j: Vec<serde_json::Value> = rows.rows.iter().map(|row| serde_json::Value::Object(rows.columns.iter().zip(row).map(|(c,v)| (c.name.to_string(), match v { Value::Null => serde_json::Value::Null, Value::Integer(i) => i.to_string().into(), Value::Double(i) => i.to_string().into(), Value::Text(t) => t.to_string().into() })).collect())).collect();
+        std::fs::write(format!("{out}/{t}.json"), serde_json::to_string(&j).unwrap()).unwrap();
     }
 }

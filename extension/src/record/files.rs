@@ -119,6 +119,8 @@ impl Files {
         }
         let here = change.mount_ns == context.boot.mount_ns;
         let real = |directory: &str| {
+            // Below /proc a name means one thing to its process and another to us.
+            let here = here && !directory.starts_with("/proc/");
             let real = here.then(|| std::fs::canonicalize(directory).ok()).flatten()?;
             Some(crate::event::escape(real.as_os_str().as_encoded_bytes()))
         };
