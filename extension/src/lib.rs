@@ -1,9 +1,10 @@
 //! agentquery: what AI coding agents do on a machine, as SQL tables.
 //!
 //! The data goes one way, and the modules are read in its order: [`event`] is the vocabulary, `collect` hears the
-//! kernel, `identify` says which process is an agent, `enrich` gives meaning, [`record`] keeps the rows, `tables`
+//! kernel, [`identify`] says which process is an agent, [`enrich`] gives meaning, [`record`] keeps the rows, `tables`
 //! declares them, `osquery` and `shell` answer from them.
 
+pub mod enrich;
 pub mod event;
 pub mod identify;
 pub mod record;
