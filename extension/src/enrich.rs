@@ -7,3 +7,5 @@ pub mod noise;
 pub mod project;
 pub mod resolve;
 pub mod users;
+
+pub use mask::Masker;

@@ -1,7 +1,7 @@
 //! agentquery: what AI coding agents do on a machine, as SQL tables.
 //!
-//! The data goes one way, and the modules are read in its order: [`event`] is the vocabulary, `collect` hears the
-//! kernel, `identify` says which process is an agent, `enrich` gives meaning, [`record`] keeps the rows, `tables`
+//! The data goes one way, and the modules are read in its order: [`event`] is the vocabulary, [`collect`] hears the
+//! kernel, [`identify`] says which process is an agent, [`enrich`] gives meaning, [`record`] keeps the rows, [`tables`]
 //! declares them, `osquery` and `shell` answer from them.
 
 pub mod collect;

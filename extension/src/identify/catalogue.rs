@@ -14,7 +14,7 @@ use crate::record::rows::SignatureRow;
 /// Files that are read of one directory.
 const MAX_FILES: usize = 1000;
 
-/// Bytes of an argument that count.
+/// Characters of an argument that count.
 const MAX_ARGUMENT: usize = 512;
 
 /// The signatures that hold now.
@@ -164,7 +164,7 @@ impl Catalogue {
     /// the last [`super::WINDOW`] of the executable's path or, for an interpreter, of `argv[1..=3]`.
     #[must_use]
     pub fn literals(&self) -> Vec<String> {
-        let mut literals: Vec<String> = self.by_literal.keys().map(|literal| literal.to_string()).collect();
+        let mut literals: Vec<String> = self.by_literal.keys().map(ToString::to_string).collect();
         literals.sort_unstable();
         literals
     }
@@ -212,9 +212,7 @@ fn argv_text(argv: &[String]) -> String {
         if index > 0 {
             text.push(' ');
         }
-        let end = argument.floor_char_boundary(MAX_ARGUMENT);
-        let argument = argument.get(..end).unwrap_or_default();
-        text.extend(argument.chars().map(|c| if c.is_whitespace() { '_' } else { c }));
+        text.extend(argument.chars().take(MAX_ARGUMENT).map(|c| if c.is_whitespace() { '_' } else { c }));
     }
     text
 }

@@ -193,6 +193,9 @@ pub(super) fn parse(source: &str, text: &str) -> Result<File, SignatureError> {
     };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let location = error.location().unwrap_or(Location::UNKNOWN);
-        SignatureError::at(source, location, error.without_snippet().to_string())
+        let message = error.without_snippet().render_with_formatter(&serde_saphyr::UserMessageFormatter);
+        // The place stands before the message already.
+        let place = format!(" at line {}, column {}", location.line(), location.column());
+        SignatureError::at(source, location, message.strip_suffix(&place).unwrap_or(&message))
     })
 }

@@ -14,7 +14,7 @@ use super::files::Files;
 use super::rows::{AgentRow, ProcessRow};
 use crate::collect::Collector;
 use crate::enrich::container::Containers;
-use crate::enrich::mask::Masker;
+use crate::enrich::Masker;
 use crate::enrich::project;
 use crate::enrich::users::Users;
 use crate::event::{Event, EventKind, Exec, Exit, Fork, Mark, ProcessKey};
@@ -372,7 +372,7 @@ impl Engine {
     }
 
     fn cmdline(&self, exec: &Exec) -> Text {
-        Text::from(self.masker.mask(&exec.argv.join(" ")).as_ref())
+        Text::from(self.masker.mask_argv(&exec.argv).join(" "))
     }
 
     /// The row of a program that begins.
