@@ -6,9 +6,11 @@
 use super::{ARGUMENTS, file_name};
 
 /// File names of interpreters, as the image that runs has them. The kernel compares whole names, so versions are listed.
+/// `env` is one: of a script that begins with `#!/usr/bin/env node` it is the first image, and what it does is the
+/// agent's already.
 #[rustfmt::skip]
 pub const INTERPRETERS: &[&str] = &[
-    "node", "nodejs", "node16", "node18", "node20", "node22", "node24", "node26",
+    "env", "node", "nodejs", "node16", "node18", "node20", "node22", "node24", "node26",
     "node-16", "node-18", "node-20", "node-22", "node-24", "node-26", "bun", "deno", "tsx", "npx",
     "python", "python3", "python3.8", "python3.9", "python3.10", "python3.11", "python3.12", "python3.13",
     "python3.14", "python3.14t", "python3.13t", "python3.15", "python3.16", "pypy3", "uv", "uvx",

@@ -225,6 +225,7 @@ impl Engine {
                     process.main.then_some(process.instance).or(of_parent.filter(|above| *above == process.instance));
                 if own.is_some_and(|index| same_agent(index, &found)) {
                     self.program(event, exec, &process, true);
+                    self.learn(event, exec, process.instance, &found);
                 } else {
                     self.leave_for_new_instance(event, exec, &process, &found, collector);
                 }
@@ -436,6 +437,24 @@ impl Engine {
             process.name = name_of(&exec.path);
             process.main |= main;
         }
+    }
+
+    /// The agent itself runs on as another program: a wrapper's first image is not what a person calls the agent.
+    fn learn(&mut self, event: &Event, exec: &Exec, index: usize, found: &Match) {
+        let cmdline = self.cmdline(exec);
+        let Some(instance) = self.instances.get_mut(&index) else { return };
+        let row = &mut instance.row;
+        if instance.root == event.process {
+            row.name = name_of(&exec.path);
+            row.path = exec.path.as_str().into();
+            row.cmdline = cmdline;
+        }
+        row.version = row.version.take().or_else(|| inspect::version(&found.version, exec.uid, exec.gid));
+        if i64::from(found.confidence) > row.confidence {
+            row.confidence = found.confidence.into();
+            row.evidence = found.evidence.as_str().into();
+        }
+        instance.changed = true;
     }
 
     fn exit(&mut self, event: &Event, exit: Exit, collector: &mut dyn Collector) {

@@ -26,7 +26,10 @@ pub(super) fn script(pid: u32, exec: &Exec, own_mount_ns: u32) -> Option<String>
         let inside = Path::new("/proc").join(pid.to_string()).join("root").join(path.strip_prefix("/").ok()?);
         inside.is_file().then(|| path.to_string_lossy().into_owned())
     };
-    script_candidates(&exec.argv).find_map(real)
+    // After `#!` the kernel has put the script, as it was passed to exec, behind the interpreter and its option.
+    let after_shebang = exec.argv.iter().take(4).skip(1).any(|argument| *argument == exec.exec_path);
+    let passed = after_shebang.then_some(exec.exec_path.as_str());
+    passed.into_iter().chain(script_candidates(&exec.argv)).find_map(real)
 }
 
 /// The version of an agent.

@@ -126,9 +126,33 @@ impl Store {
         Snapshot::of(self.read(|state| state.signatures.clone()))
     }
 
-    /// The collector's health; no rows while there is no collector.
+    /// The collector's health; no rows while there is no collector. Behind it a row for each instance whose first
+    /// moments were not seen whole.
     #[must_use]
     pub fn collector(&self) -> Snapshot<CollectorRow> {
-        Snapshot::of(self.probe.get().map(|probe| probe.collector()).unwrap_or_default())
+        let mut rows = self.probe.get().map(|probe| probe.collector()).unwrap_or_default();
+        let evicted = self.read(|state| {
+            state.agents.evicted() + state.processes.evicted() + state.connections.evicted() + state.file_ops.evicted()
+        });
+        for row in &mut rows {
+            row.evicted = i64::try_from(evicted).unwrap_or(i64::MAX);
+        }
+        let gap = |agent: &AgentRow| {
+            let gap = agent.start_gap_ms.filter(|gap| *gap > 0)?;
+            let message = format!(
+                "{} (pid {}, agent_id {}): files and connections of its first {gap} ms were not seen",
+                agent.agent, agent.pid, agent.agent_id
+            );
+            let first = rows.first()?;
+            Some(CollectorRow {
+                collector: first.collector.clone(),
+                mode: first.mode.clone(),
+                event: "gap".into(),
+                message: Some(message.into()),
+                ..CollectorRow::default()
+            })
+        };
+        let gaps = self.agents().iter().filter_map(gap).collect();
+        Snapshot::of(rows).and(gaps)
     }
 }

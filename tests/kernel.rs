@@ -1,0 +1,303 @@
+//! The recorder against a real kernel: what a process of an agent did is in the tables, and nothing else.
+
+mod support;
+
+use std::process::Command;
+use std::sync::OnceLock;
+
+use support::{Agent, Recorder, Run, can_record};
+
+/// One recorder for all tests: they tell their rows by the instance.
+fn recorder() -> &'static Recorder {
+    static RECORDER: OnceLock<Recorder> = OnceLock::new();
+    RECORDER.get_or_init(|| {
+        // It dies with the thread that started it, which therefore must not be a test's.
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            sender.send(Recorder::start(&["--syscalls", "always"])).unwrap();
+            loop {
+                std::thread::park();
+            }
+        });
+        receiver.recv().unwrap()
+    })
+}
+
+/// Bytes written and source of the closes of a path.
+fn closes(run: &Run, path: &str) -> Vec<(i64, i64, String)> {
+    let sql = format!(
+        "SELECT bytes_read, bytes_written, close_source FROM agent_file_ops WHERE operation = 'close' AND agent_id = {} \
+         AND path = '{path}' ORDER BY eid",
+        run.id()
+    );
+    let number = |text: &Option<String>| text.as_ref().unwrap().parse().unwrap();
+    let row = |row: support::Row| {
+        (number(&row["bytes_read"]), number(&row["bytes_written"]), row["close_source"].clone().unwrap())
+    };
+    recorder().query(&sql).into_iter().map(row).collect()
+}
+
+#[test]
+fn bytes_of_a_close_are_what_was_written() {
+    if !can_record("bytes_of_a_close_are_what_was_written") {
+        return;
+    }
+    let agent = Agent::new();
+    let script = r#"
+        set -e
+        dd if=/dev/zero of=by-dd bs=1000 count=7 status=none
+        cp by-dd by-cp
+        python3 -c 'open("by-python", "w").write("x" * 123456)'
+        exec 5>inherited; (echo abc >&5; bash -c 'echo defg >&5'); exec 5>&-
+        python3 - <<'P'
+import os
+fd = os.open("by-dup2", os.O_CREAT | os.O_WRONLY); other = os.open("overwritten", os.O_CREAT | os.O_WRONLY)
+os.write(other, b"12"); os.dup2(fd, other); os.close(fd); os.write(other, b"345"); os.close(other)
+fd = os.open("by-writev", os.O_CREAT | os.O_RDWR); os.writev(fd, [b"ab", b"cde"]); os.pwrite(fd, b"z", 0); os.pread(fd, 4, 0); os.close(fd)
+source = os.open("by-dd", os.O_RDONLY); fd = os.open("by-sendfile", os.O_CREAT | os.O_WRONLY); os.sendfile(fd, source, 0, 4000); os.close(fd)
+fd = os.open("by-close-range", os.O_CREAT | os.O_WRONLY); os.write(fd, b"1234"); os.closerange(fd, fd + 1)
+P
+        python3 -c 'import os; fd = os.open("on-exec", os.O_CREAT | os.O_WRONLY); os.write(fd, b"0123456789"); os.execv("/bin/sleep", ["sleep", "0.2"])'
+        python3 -c 'import os; fd = os.open("at-exit", os.O_CREAT | os.O_WRONLY); os.write(fd, b"123"); os._exit(0)'
+        python3 - <<'P'
+import os, threading
+def write():
+    with open("by-thread", "w") as file: file.write("thread")
+thread = threading.Thread(target=write); thread.start(); thread.join()
+P
+        git init -q . && git add by-python && git -c user.name=a -c user.email=a@example.com commit -q -m one
+    "#;
+    let run = agent.run(script).recorded(recorder());
+    let at = |name: &str| agent.work().join(name).to_str().unwrap().to_owned();
+    let written = |name: &str| -> Vec<i64> {
+        closes(&run, &at(name)).into_iter().map(|(_, written, _)| written).filter(|written| *written > 0).collect()
+    };
+    for (name, bytes) in [
+        ("by-dd", 7000),
+        ("by-cp", 7000),
+        ("by-python", 123_456),
+        ("inherited", 9),
+        ("by-dup2", 3),
+        ("overwritten", 2),
+        ("by-writev", 6),
+        ("by-sendfile", 4000),
+        ("by-close-range", 4),
+        ("on-exec", 10),
+        ("at-exit", 3),
+        ("by-thread", 6),
+    ] {
+        assert_eq!(written(name), [bytes], "{name}: {:?}", closes(&run, &at(name)));
+    }
+    let read: Vec<i64> = closes(&run, &at("by-dd")).into_iter().map(|(read, ..)| read).filter(|read| *read > 0).collect();
+    assert_eq!(read, [7000, 4000], "cp, then sendfile");
+    assert_eq!(closes(&run, &at("by-writev")), [(4, 6, "seen".to_owned())]);
+    assert_eq!(closes(&run, &at("on-exec"))[0].2, "inferred");
+    assert_eq!(closes(&run, &at("at-exit"))[0].2, "inferred");
+    for name in [".git/index", ".git/COMMIT_EDITMSG"] {
+        // git writes the index beside its name and renames it.
+        let made = if name == ".git/index" { ".git/index.lock" } else { name };
+        let size = i64::try_from(std::fs::metadata(at(name)).unwrap().len()).unwrap();
+        assert_eq!(written(made).last(), Some(&size), "{name}");
+    }
+    // Every open has its one end.
+    let opens = format!("operation IN ('open_read', 'open_write', 'create') OR (operation = 'truncate' AND mode IS NOT NULL)");
+    let open = format!("SELECT count(*) FROM agent_file_ops WHERE agent_id = {} AND ({opens})", run.id());
+    let close = format!("SELECT count(DISTINCT open_eid) FROM agent_file_ops WHERE agent_id = {} AND operation = 'close'", run.id());
+    assert_eq!(recorder().value(&open), recorder().value(&close));
+}
+
+#[test]
+fn a_storm_of_file_operations_loses_nothing() {
+    if !can_record("a_storm_of_file_operations_loses_nothing") {
+        return;
+    }
+    let agent = Agent::new();
+    let script = r#"python3 - <<'P'
+import os
+for n in range(50_000):
+    os.close(os.open(f"f{n % 100}", os.O_CREAT | os.O_WRONLY)); os.unlink(f"f{n % 100}")
+P"#;
+    let run = agent.run(script).recorded(recorder());
+    let count = |operation: &str| {
+        let sql = format!(
+            "SELECT count(*) FROM agent_file_ops WHERE agent_id = {} AND operation = '{operation}' AND path LIKE '{}/f%'",
+            run.id(),
+            agent.work().display()
+        );
+        recorder().value(&sql)
+    };
+    for operation in ["create", "delete", "close"] {
+        assert_eq!(count(operation).as_deref(), Some("50000"), "{operation}");
+    }
+    let collector = recorder().query("SELECT * FROM agent_collector WHERE collector = 'linux' AND event <> 'gap'");
+    assert!(!collector.is_empty());
+    for row in collector {
+        let number = |column: &str| -> i64 { row[column].as_ref().unwrap().parse().unwrap() };
+        let out = ["submitted", "filtered", "ring_full", "oversized", "throttled"].map(number);
+        assert_eq!(number("seen"), out.iter().sum::<i64>(), "{row:?}");
+        for lost in ["ring_full", "oversized", "throttled", "recursion_misses"] {
+            assert_eq!(number(lost), 0, "{row:?}");
+        }
+        // Other tests' events may be on their way between the reading of the two numbers.
+        assert!((number("submitted") - number("received") - number("in_flight")).abs() < 2000, "{row:?}");
+    }
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn calls_of_another_abi_are_decoded_with_their_own_table() {
+    if !can_record("calls_of_another_abi_are_decoded_with_their_own_table") {
+        return;
+    }
+    let agent = Agent::new();
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/programs/int80.c");
+    let program = agent.work().join("int80");
+    assert!(Command::new("cc").arg(source).arg("-o").arg(&program).status().unwrap().success());
+    let run = agent.run("./int80").recorded(recorder());
+    let sql = format!(
+        "SELECT operation, path, dest_path, bytes_written FROM agent_file_ops WHERE agent_id = {} AND path LIKE '%/by-int80%' ORDER BY eid",
+        run.id()
+    );
+    let rows: Vec<_> = recorder().query(&sql).into_iter().map(|row| {
+        let cell = |name: &str| row[name].clone().unwrap_or_default();
+        (cell("operation"), cell("path"), cell("dest_path"), cell("bytes_written"))
+    }).collect();
+    let at = |name: &str| agent.work().join(name).to_str().unwrap().to_owned();
+    let row = |operation: &str, path: &str, dest: &str, bytes: &str| {
+        let dest = if dest.is_empty() { String::new() } else { at(dest) };
+        (operation.to_owned(), at(path), dest, bytes.to_owned())
+    };
+    let wanted = [
+        row("create", "by-int80", "", ""),
+        row("close", "by-int80", "", "5"),
+        row("rename", "by-int80", "by-int80-renamed", ""),
+        row("delete", "by-int80-renamed", "", ""),
+    ];
+    assert_eq!(rows, wanted);
+}
+
+#[test]
+fn what_no_agent_does_is_not_shown() {
+    if !can_record("what_no_agent_does_is_not_shown") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let marker = folder.path().join("not-an-agents");
+    // A name as an argument, a directory called like an agent, an editor of an agent's file: none is an agent.
+    let script = format!(
+        "echo x > {0}; mkdir -p {1}/claude/bin && cp /bin/true {1}/claude/bin/x && {1}/claude/bin/x; grep -r codex {0}; true",
+        marker.display(),
+        folder.path().display()
+    );
+    assert!(Command::new("bash").args(["-c", &script]).status().unwrap().success());
+    // An agent afterwards: when its rows are there, those of before would be.
+    Agent::new().run("true").recorded(recorder());
+    for sql in [
+        format!("SELECT count(*) FROM agent_file_ops WHERE path LIKE '{}/%' AND agent <> ''", folder.path().display()),
+        format!("SELECT count(*) FROM agent_processes WHERE cmdline LIKE '%{}%'", folder.path().display()),
+    ] {
+        assert_eq!(recorder().value(&sql).as_deref(), Some("0"), "{sql}");
+    }
+}
+
+#[test]
+fn processes_have_their_place_their_end_and_their_arguments() {
+    if !can_record("processes_have_their_place_their_end_and_their_arguments") {
+        return;
+    }
+    let agent = Agent::new();
+    let long = "y".repeat(12_000);
+    let script = format!("(exit 3); bash -c 'kill -9 $$' || true; sh -c 'exec sleep 0.01'; /bin/true {long}");
+    let run = agent.run(&script).recorded(recorder());
+    let of_run = |what: &str| recorder().query(&format!("{what} AND agent_id = {} ORDER BY eid", run.id()));
+    let root = of_run("SELECT * FROM agent_processes WHERE depth = 0");
+    assert_eq!(root.len(), 1);
+    assert_eq!(root[0]["pid"].as_deref(), Some(run.pid.to_string().as_str()));
+    let forked = of_run("SELECT exit_code, signal, parent_eid FROM agent_processes WHERE how = 'fork'");
+    assert!(forked.iter().any(|row| row["exit_code"].as_deref() == Some("3") && row["parent_eid"] == root[0]["eid"]), "{forked:?}");
+    let killed = of_run("SELECT exit_code, signal FROM agent_processes WHERE signal = 9");
+    assert_eq!(killed.len(), 1);
+    assert_eq!(killed[0]["exit_code"], None);
+    // One process, two programs: the first is replaced, the second exits.
+    let replaced = of_run("SELECT pid, state, exit_code FROM agent_processes WHERE cmdline LIKE 'sh -c exec sleep%'");
+    assert_eq!((replaced.len(), replaced[0]["state"].as_deref()), (1, Some("replaced")));
+    assert_eq!(replaced[0]["exit_code"], None);
+    let by = of_run("SELECT pid, state, exit_code FROM agent_processes WHERE cmdline = 'sleep 0.01'");
+    assert_eq!((by.len(), by[0]["state"].as_deref(), &by[0]["pid"]), (1, Some("exited"), &replaced[0]["pid"]));
+    let whole = of_run("SELECT length(cmdline) AS n, truncated FROM agent_processes WHERE cmdline LIKE '/bin/true yyy%'");
+    assert_eq!((whole[0]["n"].as_deref(), whole[0]["truncated"].as_deref()), (Some("12010"), Some("0")));
+    let instance = recorder().query(&format!("SELECT * FROM ai_agents WHERE pid = {}", run.pid));
+    assert_eq!(instance[0]["version"].as_deref(), Some("1.2.3"));
+    assert_eq!(instance[0]["state"].as_deref(), Some("exited"));
+}
+
+#[test]
+fn secrets_of_a_command_line_are_masked() {
+    if !can_record("secrets_of_a_command_line_are_masked") {
+        return;
+    }
+    let run = Agent::new()
+        .run("/bin/true -H 'Authorization: Bearer abcdefghijklmnopqrstuvwxyz' https://user:hunter2@example.com/x")
+        .recorded(recorder());
+    let sql = format!("SELECT cmdline FROM agent_processes WHERE agent_id = {} UNION SELECT cmdline FROM ai_agents WHERE pid = {}", run.id(), run.pid);
+    let lines = recorder().query(&sql);
+    assert!(lines.len() >= 2, "{lines:?}");
+    for line in lines {
+        let line = line["cmdline"].clone().unwrap();
+        assert!(!line.contains("abcdefghijklmnop") && !line.contains("hunter2"), "{line}");
+    }
+}
+
+#[test]
+fn connections_have_their_ends() {
+    if !can_record("connections_have_their_ends") {
+        return;
+    }
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let six = std::net::TcpListener::bind("[::1]:0").ok();
+    let script = format!("exec 3<>/dev/tcp/127.0.0.1/{port}; exec 3>&-; (exec 3<>/dev/tcp/127.0.0.1/1) 2>/dev/null; python3 - <<'P'
+import socket
+try: socket.create_connection(('::1', {}), 1).close()
+except OSError: pass
+try: socket.create_connection(('255.255.255.255', 9), 1)
+except OSError: pass
+P", six.as_ref().map_or(1, |six| six.local_addr().unwrap().port()));
+    let run = Agent::new().run(&script).recorded(recorder());
+    drop((listener, six));
+    let count = format!("SELECT count(*) FROM agent_connections WHERE agent_id = {} AND end_time IS NOT NULL", run.id());
+    recorder().wait_for(&count, "4");
+    let row = |port: u16| {
+        let sql = format!("SELECT * FROM agent_connections WHERE agent_id = {} AND remote_port = {port}", run.id());
+        recorder().query(&sql).remove(0)
+    };
+    let made = row(port);
+    assert_eq!(made["state"].as_deref(), Some("closed"), "{made:?}");
+    assert_eq!(made["remote_address"].as_deref(), Some("127.0.0.1"));
+    assert!(made["local_port"].is_some() && made["fd"].is_some() && made["socket"].is_some());
+    let refused = row(1);
+    assert_eq!((refused["state"].as_deref(), refused["error"].as_deref()), (Some("failed"), Some("ECONNREFUSED")));
+    let unreachable = row(9);
+    assert_eq!(unreachable["state"].as_deref(), Some("failed"));
+    assert!(unreachable["error"].is_some());
+}
+
+#[test]
+fn on_demand_the_gap_is_told() {
+    if !can_record("on_demand_the_gap_is_told") {
+        return;
+    }
+    let recorder = Recorder::start(&["--syscalls", "on_demand"]);
+    let agent = Agent::new();
+    // The shell's own start falls into the gap; what it does a moment later does not.
+    let run = agent.run("sleep 0.5; echo x > after").recorded(&recorder);
+    let gap: i64 = recorder.value(&format!("SELECT start_gap_ms FROM ai_agents WHERE pid = {}", run.pid)).unwrap().parse().unwrap();
+    assert!((1..500).contains(&gap), "{gap}");
+    let told = recorder.value("SELECT count(*) FROM agent_collector WHERE event = 'gap'");
+    assert_ne!(told.as_deref(), Some("0"));
+    let made = format!("SELECT count(*) FROM agent_file_ops WHERE operation = 'create' AND path = '{}/after'", agent.work().display());
+    assert_eq!(recorder.value(&made).as_deref(), Some("1"));
+    // The hook stays for a while: the next one has no gap.
+    let next = agent.run("true").recorded(&recorder);
+    assert_eq!(recorder.value(&format!("SELECT start_gap_ms FROM ai_agents WHERE pid = {}", next.pid)).as_deref(), Some("0"));
+}

@@ -1,0 +1,153 @@
+//! What the tests of the running program share: a recorder to ask, and a process that looks like an agent.
+
+#![allow(dead_code)]
+
+use std::collections::BTreeMap;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The program under test.
+pub const AGENTQUERY: &str = env!("CARGO_BIN_EXE_agentquery");
+
+/// Rows as the program prints them: text or null.
+pub type Row = BTreeMap<String, Option<String>>;
+
+/// Says out loud when this machine cannot record, and that a test was left out for it.
+pub fn can_record(test: &str) -> bool {
+    // SAFETY: geteuid has no preconditions.
+    let root = unsafe { libc::geteuid() } == 0;
+    let btf = Path::new("/sys/kernel/btf/vmlinux").exists();
+    if !(root && btf) {
+        eprintln!("SKIPPED {test}: recording needs root and a kernel with BTF");
+    }
+    root && btf
+}
+
+/// `agentquery run` on a socket of its own.
+pub struct Recorder {
+    child: Child,
+    pub socket: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Recorder {
+    pub fn start(arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("agentquery.sock");
+        let mut command = Command::new(AGENTQUERY);
+        command.arg("run").arg("--socket").arg(&socket).args(arguments).stdin(Stdio::null());
+        // SAFETY: only a system call between fork and exec. It ends with the thread that started it, at the latest.
+        unsafe {
+            command.pre_exec(|| {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                Ok(())
+            });
+        }
+        let mut recorder = Self { child: command.spawn().unwrap(), socket, _folder: folder };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !recorder.socket.exists() {
+            assert!(recorder.child.try_wait().unwrap().is_none(), "the recorder ended at once");
+            assert!(Instant::now() < deadline, "the recorder does not answer");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        recorder
+    }
+
+    /// The rows of a query.
+    pub fn query(&self, sql: &str) -> Vec<Row> {
+        let output =
+            Command::new(AGENTQUERY).args(["query", "--json", "--connect"]).arg(&self.socket).arg(sql).output().unwrap();
+        assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// One value.
+    pub fn value(&self, sql: &str) -> Option<String> {
+        self.query(sql).first().and_then(|row| row.values().next().cloned()).flatten()
+    }
+
+    /// Asks until the first value is the one that is wanted, for a while; then says what it was instead.
+    pub fn wait_for(&self, sql: &str, wanted: &str) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let got = self.value(sql);
+            if got.as_deref() == Some(wanted) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{sql}: {got:?}, not {wanted:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A shell that is, by its path, Claude Code: what runs below it is an agent's doing, and the test's choice.
+pub struct Agent {
+    folder: tempfile::TempDir,
+    shell: PathBuf,
+}
+
+/// One run of an [`Agent`].
+pub struct Run {
+    pub pid: u32,
+}
+
+impl Agent {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let package = folder.path().join("node_modules/@anthropic-ai/claude-code");
+        std::fs::create_dir_all(package.join("bin")).unwrap();
+        std::fs::create_dir_all(folder.path().join("work")).unwrap();
+        std::fs::write(package.join("package.json"), r#"{"version": "1.2.3"}"#).unwrap();
+        let shell = package.join("bin/claude.exe");
+        std::fs::copy("/bin/bash", &shell).unwrap();
+        Self { folder, shell }
+    }
+
+    /// Where it works.
+    pub fn work(&self) -> PathBuf {
+        self.folder.path().join("work").canonicalize().unwrap()
+    }
+
+    /// Runs a shell script as the agent, to its end.
+    pub fn run(&self, script: &str) -> Run {
+        self.run_with(script, &[])
+    }
+
+    pub fn run_with(&self, script: &str, arguments: &[&str]) -> Run {
+        let mut child = Command::new(&self.shell)
+            .args(["-c", script, "agent"])
+            .args(arguments)
+            .current_dir(self.work())
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let pid = child.id();
+        let status = child.wait().unwrap();
+        assert!(status.success(), "{script}: {status}");
+        Run { pid }
+    }
+}
+
+impl Run {
+    /// Waits until the recorder has the end of it.
+    pub fn recorded(self, recorder: &Recorder) -> Self {
+        recorder.wait_for(&format!("SELECT count(*) FROM ai_agents WHERE pid = {} AND processes = 0", self.pid), "1");
+        // Files that ended without a close are found a moment after their process.
+        recorder.wait_for(&format!("SELECT count(*) FROM agent_open_files WHERE agent_id = {}", self.id()), "0");
+        self
+    }
+
+    /// SQL for this instance's agent_id.
+    pub fn id(&self) -> String {
+        format!("(SELECT agent_id FROM ai_agents WHERE pid = {})", self.pid)
+    }
+}
