@@ -69,13 +69,15 @@ class End:
 
 
 LINE = re.compile(r"(\d+) +(\d+\.\d+) (.*)", re.S)
+# The latter when a thread that is not the first one called execve, which gives it the first one's id.
+HALF = re.compile(r"(.*?)\s*<(?:unfinished|pid changed to \d+) \.\.\.>", re.S)
 RESUMED = re.compile(r"<\.\.\. (\w+) resumed>(.*)", re.S)
 SOCKET = re.compile(r"<[A-Z][\w-]*:\[")
 
 
 def records(lines):
     """Calls and ends in the order in which they were over; halves of a call are put together."""
-    begun = {}
+    begun, supersedes = {}, set()
     for number, raw in enumerate(lines, 1):
         raw = raw.rstrip("\n")
         line = LINE.fullmatch(raw)
@@ -83,8 +85,8 @@ def records(lines):
             raise Unclear(f"line {number}: not a line of strace -f -ttt: {raw!r}")
         tid, time, text = int(line[1]), line[2], line[3]
         if superseded := re.fullmatch(r"\+\+\+ superseded by execve in pid (\d+) \+\+\+", text):
-            # A thread that is not the first one called execve: it goes on under the first one's id.
             begun[tid] = begun.pop(int(superseded[1]))
+            supersedes.add(tid)
             continue
         if text.startswith("--- "):
             continue  # a signal that was delivered; "+++ killed by" tells what it did
@@ -93,8 +95,8 @@ def records(lines):
             yield End(tid, text, number, time)
             continue
         began = number
-        if text.endswith("<unfinished ...>"):
-            begun[tid] = (number, text.removesuffix("<unfinished ...>").rstrip())
+        if half := HALF.fullmatch(text):
+            begun[tid] = (number, half[1])
             continue
         if resumed := RESUMED.fullmatch(text):
             if tid not in begun:
@@ -102,6 +104,12 @@ def records(lines):
             began, head = begun.pop(tid)
             text = head + resumed[2]
         name, args, result = parse_call(text, number)
+        if tid in supersedes:
+            # It superseded the others only because it succeeded; with --seccomp-bpf, strace 6.1 prints a result that makes no sense.
+            supersedes.remove(tid)
+            result = "0"
+        if "(errno " in result:
+            raise Unclear(f"line {number}: an error that strace does not know: {result!r}")
         yield Call(tid, name, args, result, began, number, time)
     for tid, (number, text) in begun.items():
         raise Unclear(f"line {number}: thread {tid} neither returned from {text!r} nor ended")
@@ -476,7 +484,7 @@ class Run:
         """A name that begins with /proc/self/fd/N/ goes through the directory that is open there."""
         if match := re.fullmatch(r"/proc/self/fd/(\d+)(/.*)", name, re.S):
             base = self.opened(call.tid).get(int(match[1]))
-            if not isinstance(self.files.get(base or ""), dict):
+            if base is None or not isinstance(self.files.get(base), dict):
                 raise Unclear(f"{name!r}: no directory was opened as {match[1]}, but {base!r}")
             return base + match[2]
         return name
