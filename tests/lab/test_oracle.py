@@ -272,6 +272,16 @@ class Unclear(unittest.TestCase):
             run(trace.replace("{name}", "old"))
         self.assertEqual(files(trace.replace("{name}", "d/x")), [("delete", "/w/old"), ("open_write", "/w/d/x")])
 
+    def test_two_at_once_of_which_one_can_only_have_been_the_second(self):
+        trace = r"""
+            10 clone(child_stack=0x1, flags=CLONE_VM|CLONE_FS|CLONE_FILES|CLONE_THREAD, tls=0x1) = 11
+            10 unlink("new" <unfinished ...>
+            11 openat(AT_FDCWD</w>, "new", O_RDWR|O_CREAT, 0600) = 3</w/new>
+            10 <... unlink resumed>) = 0
+            10 mkdir("new", 0700) = 0
+        """
+        self.assertEqual(files(trace), [("create", "/w/new"), ("delete", "/w/new"), ("mkdir", "/w/new")])
+
     def test_opens_of_a_file_that_stays_may_be_at_once(self):
         trace = r"""
             10 clone(child_stack=0x1, flags=CLONE_VM|CLONE_FS|CLONE_FILES|CLONE_THREAD, tls=0x1) = 11
