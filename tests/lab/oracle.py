@@ -32,10 +32,13 @@ CALLS = (
     " ?open openat ?openat2 ?creat open_by_handle_at io_uring_setup ?getdents getdents64 truncate ftruncate"
     " ?unlink unlinkat ?rmdir ?mkdir mkdirat ?mknod mknodat bind ?rename ?renameat renameat2 ?link linkat ?symlink symlinkat"
     " ?chmod fchmod fchmodat ?fchmodat2 ?chown ?lchown fchown fchownat connect"
-    " dup ?dup2 dup3 fcntl"
+    " dup ?dup2 dup3 fcntl exit_group"
 )
 # Nothing is cut: an argument of exec has at most 128 KiB (MAX_ARG_STRLEN), a path 4 KiB.
-FLAGS = ["-f", "-ttt", "-yy", "-s", "131072", "--seccomp-bpf", "-e", "trace=" + ",".join(CALLS.split())]
+# A process that ends while its other threads are in calls cuts those off, and then nobody knows what they did: so the end
+# is held up until they are through.
+HOLD_UP = "inject=exit_group:delay_enter=30ms"
+FLAGS = ["-f", "-ttt", "-yy", "-s", "131072", "--seccomp-bpf", "-e", "trace=" + ",".join(CALLS.split()), "-e", HOLD_UP]
 
 # Kernel file systems: their content changes by itself, so the model does not hold them.
 UNMODELLED = ("/proc", "/sys", "/dev/pts", "/dev/fd")
@@ -69,13 +72,15 @@ class End:
 
 
 LINE = re.compile(r"(\d+) +(\d+\.\d+) (.*)", re.S)
+# The latter when a thread that is not the first one called execve, which gives it the first one's id.
+HALF = re.compile(r"(.*?)\s*<(?:unfinished|pid changed to \d+) \.\.\.>", re.S)
 RESUMED = re.compile(r"<\.\.\. (\w+) resumed>(.*)", re.S)
 SOCKET = re.compile(r"<[A-Z][\w-]*:\[")
 
 
 def records(lines):
     """Calls and ends in the order in which they were over; halves of a call are put together."""
-    begun = {}
+    begun, supersedes = {}, set()
     for number, raw in enumerate(lines, 1):
         raw = raw.rstrip("\n")
         line = LINE.fullmatch(raw)
@@ -83,8 +88,8 @@ def records(lines):
             raise Unclear(f"line {number}: not a line of strace -f -ttt: {raw!r}")
         tid, time, text = int(line[1]), line[2], line[3]
         if superseded := re.fullmatch(r"\+\+\+ superseded by execve in pid (\d+) \+\+\+", text):
-            # A thread that is not the first one called execve: it goes on under the first one's id.
             begun[tid] = begun.pop(int(superseded[1]))
+            supersedes.add(tid)
             continue
         if text.startswith("--- "):
             continue  # a signal that was delivered; "+++ killed by" tells what it did
@@ -93,8 +98,8 @@ def records(lines):
             yield End(tid, text, number, time)
             continue
         began = number
-        if text.endswith("<unfinished ...>"):
-            begun[tid] = (number, text.removesuffix("<unfinished ...>").rstrip())
+        if half := HALF.fullmatch(text):
+            begun[tid] = (number, half[1])
             continue
         if resumed := RESUMED.fullmatch(text):
             if tid not in begun:
@@ -102,6 +107,12 @@ def records(lines):
             began, head = begun.pop(tid)
             text = head + resumed[2]
         name, args, result = parse_call(text, number)
+        if tid in supersedes:
+            # It superseded the others only because it succeeded; with --seccomp-bpf, strace 6.1 prints a result that makes no sense.
+            supersedes.remove(tid)
+            result = "0"
+        if "(errno " in result:
+            raise Unclear(f"line {number}: an error that strace does not know: {result!r}")
         yield Call(tid, name, args, result, began, number, time)
     for tid, (number, text) in begun.items():
         raise Unclear(f"line {number}: thread {tid} neither returned from {text!r} nor ended")
@@ -355,7 +366,8 @@ class Run:
         self.cwd = {self.root: [cwd]}
         # tid -> {descriptor: path}, in the same way (CLONE_FILES); only what names through /proc/self/fd are read with.
         self.descriptors = {self.root: {}}
-        # path -> (line, tid) of the last call that changed it, or that found it there when it would else have made it.
+        # path -> (line, tid, whether something was there before) of the last call that changed it, or that found it there when
+        # it would else have made it.
         self.ended, self.changed, self.found = set(), {}, {}
 
     def pid(self, tid):
@@ -454,14 +466,14 @@ class Run:
         elif call.name in ("symlink", "symlinkat"):
             content = string(call.args[0], call)
             name = self.named(call, call.args[1:], call.name == "symlinkat")
-            self.settle(call, name, content)
+            self.settle(call, name, content, there=False)
             self.file(call, "symlink", content, name)
         elif call.name in ("mknod", "mknodat"):
-            self.settle(call, self.named(call, call.args, call.name == "mknodat"), FILE)
+            self.settle(call, self.named(call, call.args, call.name == "mknodat"), FILE, there=False)
         elif call.name == "bind":
             if path := re.search(r'sun_path="((?:[^"\\]|\\.)*)"', call.args[1], re.S):
-                self.settle(call, self.files.resolve(self.fs(call.tid)[0], unescape(path[1]), follow=False), FILE)
-        elif not call.name.startswith("getdents"):
+                self.settle(call, self.files.resolve(self.fs(call.tid)[0], unescape(path[1]), follow=False), FILE, there=False)
+        elif call.name != "exit_group" and not call.name.startswith("getdents"):
             raise Unclear(f"an unknown call: {call.name}")
         return None
 
@@ -476,7 +488,7 @@ class Run:
         """A name that begins with /proc/self/fd/N/ goes through the directory that is open there."""
         if match := re.fullmatch(r"/proc/self/fd/(\d+)(/.*)", name, re.S):
             base = self.opened(call.tid).get(int(match[1]))
-            if not isinstance(self.files.get(base or ""), dict):
+            if base is None or not isinstance(self.files.get(base), dict):
                 raise Unclear(f"{name!r}: no directory was opened as {match[1]}, but {base!r}")
             return base + match[2]
         return name
@@ -510,31 +522,34 @@ class Run:
             node = self.files.get(path)
             if node is None:
                 raise Unclear(f"the model has no {path!r}")
+            exchange = "RENAME_EXCHANGE" in call.args[-1]
             if operation == "rename":
-                self.settle(call, path, self.files.get(dest) if "RENAME_EXCHANGE" in call.args[-1] else None)
-            self.settle(call, dest, node)
+                self.settle(call, path, self.files.get(dest) if exchange else None, there=True)
+            self.settle(call, dest, node, there=False if operation == "link" else exchange or None)
         elif operation in ("delete", "rmdir"):
-            self.settle(call, path, None)
+            self.settle(call, path, None, there=True)
         elif operation == "mkdir":
-            self.settle(call, path, {})
+            self.settle(call, path, {}, there=False)
         self.file(call, operation, path, dest)
 
-    def settle(self, call, path, node):
-        """Writes into the model what lies at path since this call. None: nothing."""
-        self.alone(call, path, self.changed)
-        self.alone(call, path, self.found)
-        self.changed[path] = (call.ended, call.tid)
+    def settle(self, call, path, node, there=None):
+        """Writes into the model what lies at path since this call. `there` says whether the call could only succeed with something at
+        path (True), only without (False), or either way (None)."""
+        self.order(call, path, self.changed, there)
+        self.order(call, path, self.found, there)
+        self.changed[path] = (call.ended, call.tid, self.files.get(path) is not None)
         self.files.put(path, node)
 
     def find(self, call, path):
         """Notes that a call's outcome hung on path being there."""
-        self.alone(call, path, self.changed)
-        self.found[path] = (call.ended, call.tid)
+        self.order(call, path, self.changed, None)
+        self.found[path] = (call.ended, call.tid, True)
 
-    def alone(self, call, path, others):
-        """Two threads at once at one name could have had their turns in either order: then nothing is sure."""
-        ended, tid = others.get(path, (0, 0))
-        if ended > call.began and tid != call.tid:
+    def order(self, call, path, others, there):
+        """Two threads at once at one name could have had their turns in either order: then nothing is sure, unless this call
+        could not have succeeded before the other one."""
+        ended, tid, before = others.get(path, (0, 0, None))
+        if ended > call.began and tid != call.tid and there in (None, before):
             raise Unclear(f"{call.name} of {path!r} ran at the same time as the call at line {ended}")
 
     def open(self, call):
@@ -564,7 +579,7 @@ class Run:
             if known:
                 self.find(call, path)
             else:
-                self.settle(call, path, FILE)
+                self.settle(call, path, FILE, there=False if "O_EXCL" in flags else None)
         elif not known and not opened.deleted:
             raise Unclear(f"{path!r} was opened, that was not there by the model")
         if not known and "O_CREAT" in flags:
