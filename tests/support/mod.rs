@@ -57,8 +57,12 @@ impl Recorder {
 
     /// The rows of a query.
     pub fn query(&self, sql: &str) -> Vec<Row> {
-        let output =
-            Command::new(AGENTQUERY).args(["query", "--json", "--connect"]).arg(&self.socket).arg(sql).output().unwrap();
+        let output = Command::new(AGENTQUERY)
+            .args(["query", "--json", "--connect"])
+            .arg(&self.socket)
+            .arg(sql)
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).unwrap()
     }
@@ -76,7 +80,12 @@ impl Recorder {
             if got.as_deref() == Some(wanted) {
                 return;
             }
-            assert!(Instant::now() < deadline, "{sql}: {got:?}, not {wanted:?}");
+            if Instant::now() >= deadline {
+                let agents = self.query("SELECT * FROM ai_agents");
+                let running = self.query("SELECT * FROM agent_processes WHERE state = 'running'");
+                let health = self.query("SELECT * FROM agent_collector");
+                panic!("{sql}: {got:?}, not {wanted:?}\n{agents:?}\n{running:?}\n{health:?}");
+            }
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -148,6 +157,6 @@ impl Run {
 
     /// SQL for this instance's agent_id.
     pub fn id(&self) -> String {
-        format!("(SELECT agent_id FROM ai_agents WHERE pid = {})", self.pid)
+        format!("(SELECT agent_id FROM ai_agents WHERE pid = {} ORDER BY time_ns DESC LIMIT 1)", self.pid)
     }
 }
