@@ -8,3 +8,9 @@ pub mod event;
 pub mod record;
 pub mod tables;
 pub mod value;
+
+#[cfg(test)]
+extern crate self as agentquery;
+#[cfg(test)]
+#[path = "../../tests/fixture.rs"]
+mod fixture;
