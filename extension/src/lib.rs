@@ -6,6 +6,8 @@
 
 pub mod event;
 pub mod record;
+pub mod recorder;
+pub mod shell;
 pub mod tables;
 pub mod value;
 
