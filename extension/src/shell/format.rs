@@ -180,8 +180,8 @@ mod tests {
         let all: Vec<_> =
             Mode::NAMES.iter().map(|(name, mode)| format!("{name}:\n{}", written(*mode, &rows()))).collect();
         let plain = |c: char| c == '\n' || !(c.is_control() || c == '\u{202e}');
-        let text =
-            all.join("\n").chars().map(|c| if plain(c) { c.to_string() } else { c.escape_unicode().to_string() });
+        let all = all.join("\n");
+        let text = all.chars().map(|c| if plain(c) { c.to_string() } else { c.escape_unicode().to_string() });
         insta::assert_snapshot!(text.collect::<String>());
     }
 
