@@ -40,6 +40,7 @@ pub fn now() -> i64 {
     i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap()
 }
 
+#[allow(clippy::too_many_lines)] // a list of rows
 /// A store with `file_ops` file operations and a handful of the other rows.
 pub fn store(file_ops: i64) -> Arc<Store> {
     let store = Arc::new(Store::default());

@@ -5,6 +5,8 @@
 //! declares them, `osquery` and `shell` answer from them.
 
 pub mod event;
+#[cfg(unix)]
+pub mod osquery;
 pub mod record;
 pub mod recorder;
 pub mod shell;

@@ -79,7 +79,7 @@ impl Engine {
         let mut batch = Batch::new(&self.db, sql);
         while let Some(mut statement) = batch.next()? {
             ran = true;
-            let columns: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+            let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
             sink.begin(&columns).map_err(Failure::Write)?;
             let mut rows = statement.query([])?;
             let mut cells = Vec::with_capacity(columns.len());

@@ -10,7 +10,8 @@ pub(super) fn write(out: &mut dyn Write, columns: &[String], rows: &[Vec<String>
             *widest = width(cell).max(*widest);
         }
     }
-    let rule: String = widths.iter().map(|width| format!("+{}", "-".repeat(width + 2))).collect::<String>() + "+";
+    let rules: Vec<_> = widths.iter().map(|width| "-".repeat(width + 2)).collect();
+    let rule = format!("+{}+", rules.join("+"));
     writeln!(out, "{rule}")?;
     line(out, columns, &widths)?;
     writeln!(out, "{rule}")?;
