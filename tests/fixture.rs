@@ -11,6 +11,9 @@ use agentquery::record::{Probe, Store};
 /// Ids like the real ones: beyond what a double can hold.
 pub const EID: i64 = 1_795_000_000_000_000_000;
 
+/// Ids of instances, to which the root's pid is added.
+pub const AGENT_ID: i64 = 4_611_686_018_427_000_000;
+
 /// What a hostile file name may hold: it clears a terminal, breaks lines, and breaks formats.
 pub const HOSTILE: &str = "/tmp/\u{1b}[2J\"a\",|b\nc\u{202e}";
 
@@ -49,7 +52,7 @@ pub fn store(file_ops: i64) -> Arc<Store> {
     let ns = |seconds: i64| seconds * 1_000_000_000 + 123_456_789;
     store.update(|state| {
         let agent = |agent: &str, pid, start, end: Option<i64>| AgentRow {
-            agent_id: format!("{agent}-{pid}").into(),
+            agent_id: AGENT_ID + pid,
             agent: agent.into(),
             display_name: agent.to_uppercase().into(),
             role: "main".into(),
@@ -75,7 +78,7 @@ pub fn store(file_ops: i64) -> Arc<Store> {
                 eid: EID + 100 + i,
                 time_ns: ns(now - 100 + i),
                 agent: "claude-code".into(),
-                agent_id: "claude-code-100".into(),
+                agent_id: AGENT_ID + 100,
                 pid: 100 + i % 4,
                 parent: (i > 0).then_some(100),
                 name: format!("p{i}").into(),
@@ -99,7 +102,7 @@ pub fn store(file_ops: i64) -> Arc<Store> {
                 eid: EID + 300 + i,
                 time_ns: ns(now - 90 + i),
                 agent: "claude-code".into(),
-                agent_id: "claude-code-100".into(),
+                agent_id: AGENT_ID + 100,
                 pid: 100,
                 process_eid: EID + 100,
                 name: "node".into(),
@@ -121,7 +124,7 @@ pub fn store(file_ops: i64) -> Arc<Store> {
                 // The first two are older than the window.
                 time_ns: ns(if i < 2 { now - 100_000 } else { now - 60 }),
                 agent: "claude-code".into(),
-                agent_id: "claude-code-100".into(),
+                agent_id: AGENT_ID + 100,
                 pid: 100 + i % 4,
                 process_eid: EID + 100 + i % 10,
                 name: "node".into(),
@@ -139,7 +142,7 @@ pub fn store(file_ops: i64) -> Arc<Store> {
             eid: EID + 1003,
             time_ns: ns(now - 60),
             agent: "claude-code".into(),
-            agent_id: "claude-code-100".into(),
+            agent_id: AGENT_ID + 100,
             pid: 100,
             process_eid: EID + 100,
             name: "node".into(),

@@ -1,6 +1,6 @@
 //! The embedded engine and the ways to ask it.
 //!
-//! [`engine`] is SQLite over the tables; [`format`] writes what a query gives; [`repl`] is the interactive shell. The
+//! [`Engine`] is SQLite over the tables; [`mod@format`] writes what a query gives; [`repl`] is the interactive shell. The
 //! latter two also serve a query that somebody else answers: they know only [`Backend`] and [`Sink`].
 
 mod engine;

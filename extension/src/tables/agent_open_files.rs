@@ -22,7 +22,7 @@ pub(super) static TABLE: Declaration<OpenFileRow> = Declaration {
         bigint("time", "When it was opened, UNIX seconds", |row| seconds(row.time_ns).into()),
         bigint("time_ns", "When it was opened, UNIX nanoseconds", |row| row.time_ns.into()),
         text("agent", "Agent, by the name of its signature", |row| (&row.agent).into()),
-        text("agent_id", "The running instance of the agent; joins with ai_agents", |row| (&row.agent_id).into()),
+        bigint("agent_id", "The running instance of the agent; joins with ai_agents", |row| row.agent_id.into()),
         bigint("pid", "Process id, as the host sees it", |row| row.pid.into()),
         bigint("process_eid", "Row of agent_processes that did it", |row| row.process_eid.into()),
         text("name", "Name of the process, at most 15 characters", |row| (&row.name).into()),

@@ -36,7 +36,7 @@ pub(super) static TABLE: Declaration<ProcessRow> = Declaration {
         bigint("time", "Start, UNIX seconds", |row| seconds(row.time_ns).into()),
         bigint("time_ns", "Start, UNIX nanoseconds", |row| row.time_ns.into()),
         text("agent", "Agent, by the name of its signature", |row| (&row.agent).into()),
-        text("agent_id", "The running instance of the agent; joins with ai_agents", |row| (&row.agent_id).into()),
+        bigint("agent_id", "The running instance of the agent; joins with ai_agents", |row| row.agent_id.into()),
         bigint("pid", "Process id, as the host sees it", |row| row.pid.into()),
         bigint("parent", "Process that started it", |row| row.parent.into()),
         bigint("parent_eid", "Row of this table that started it", |row| row.parent_eid.into()),

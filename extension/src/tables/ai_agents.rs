@@ -28,10 +28,10 @@ pub(super) static TABLE: Declaration<AgentRow> = Declaration {
     rows: Store::agents,
     ended: |row| row.end_time,
     fields: &[
-        text(
+        bigint(
             "agent_id",
             "Identifies the running instance; made from the boot, the root process and its start",
-            |row| (&row.agent_id).into(),
+            |row| row.agent_id.into(),
         ),
         text("agent", "Agent, by the name of its signature", |row| (&row.agent).into()),
         text("display_name", "Name for people", |row| (&row.display_name).into()),
@@ -41,7 +41,7 @@ pub(super) static TABLE: Declaration<AgentRow> = Declaration {
         text("role", "main or daemon", |row| (&row.role).into()),
         bigint("pid", "Process id of the root process, as the host sees it", |row| row.pid.into()),
         bigint("parent", "Process that started it", |row| row.parent.into()),
-        text("parent_agent_id", "Agent below which it runs", |row| (&row.parent_agent_id).into()),
+        bigint("parent_agent_id", "Agent below which it runs", |row| row.parent_agent_id.into()),
         bigint("process_eid", "Row of agent_processes of its root process", |row| row.process_eid.into()),
         text("name", "Name of the root process", |row| (&row.name).into()),
         text("path", "Program that the root process runs", |row| (&row.path).into()),

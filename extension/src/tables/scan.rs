@@ -32,7 +32,7 @@ pub enum ScanError {
     /// More rows than the query may get. A cut result would be a silent lie under `count(*)`.
     #[error(
         "{table}: more than {cap} rows match. Narrow the query (for example: time > strftime('%s', 'now') - 3600, or \
-         agent_id = '...'; conditions on hidden or computed values do not count), or allow more in WHERE: max_rows = N"
+         agent_id = N; conditions on hidden or computed values do not count), or allow more in WHERE: max_rows = N"
     )]
     TooManyRows {
         /// Table that was read.
