@@ -8,7 +8,16 @@ pub mod collect;
 pub mod enrich;
 pub mod event;
 pub mod identify;
+#[cfg(unix)]
+pub mod osquery;
 pub mod record;
 pub mod recorder;
+pub mod shell;
 pub mod tables;
 pub mod value;
+
+#[cfg(test)]
+extern crate self as agentquery;
+#[cfg(test)]
+#[path = "../../tests/fixture.rs"]
+mod fixture;

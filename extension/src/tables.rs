@@ -15,6 +15,8 @@ mod ai_agents;
 pub mod constraint;
 pub mod docs;
 pub mod filter;
+#[cfg(test)]
+mod golden;
 mod pattern;
 mod scan;
 pub mod schema;

@@ -43,7 +43,8 @@ struct TextValue {
 impl Number {
     /// What SQLite would convert to a number in a comparison with one; spaces around it are ignored.
     fn parse(text: &str) -> Option<Self> {
-        let text = text.trim_ascii();
+        // SQLite's own spaces: the vertical tab is one, others of Unicode are not.
+        let text = text.trim_matches(|c| matches!(c, '\t'..='\r' | ' '));
         if let Ok(integer) = text.parse() {
             return Some(Self::Integer(integer));
         }

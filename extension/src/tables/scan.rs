@@ -32,7 +32,7 @@ pub enum ScanError {
     /// More rows than the query may get. A cut result would be a silent lie under `count(*)`.
     #[error(
         "{table}: more than {cap} rows match. Narrow the query (for example: time > strftime('%s', 'now') - 3600, or \
-         agent_id = '...'; conditions on hidden or computed values do not count), or allow more in WHERE: max_rows = N"
+         agent_id = N; conditions on hidden or computed values do not count), or allow more in WHERE: max_rows = N"
     )]
     TooManyRows {
         /// Table that was read.
@@ -135,4 +135,55 @@ pub fn scan(store: &Store, table: &'static dyn Table, request: &Request) -> Resu
         rows.push(indexes.iter().map(|index| scan.value(*index)).collect());
     }
     Ok(Rows { columns, rows })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+    use crate::tables::find;
+
+    fn eids(constraints: &[Constraint], cap: Option<u64>) -> Result<Vec<i64>, ScanError> {
+        let request = Request { constraints: constraints.to_vec(), columns: Some(vec!["eid".into()]), cap };
+        let rows = scan(&fixture::store(10), find("agent_file_ops").unwrap(), &request)?;
+        assert_eq!(rows.columns.iter().map(|column| column.name).collect::<Vec<_>>(), ["eid"]);
+        let eid = |row: Vec<Value>| if let [Value::Integer(eid)] = row[..] { eid - fixture::EID - 1000 } else { -1 };
+        Ok(rows.rows.into_iter().map(eid).collect())
+    }
+
+    #[test]
+    fn newest_first_and_a_day_back() {
+        assert_eq!(eids(&[], None).unwrap(), [9, 8, 7, 6, 5, 4, 3, 2]);
+        assert_eq!(eids(&[Constraint::new("time", Op::Greater, "0")], None).unwrap().len(), 10);
+        assert_eq!(eids(&[Constraint::new("eid", Op::NotEqual, "7")], None).unwrap().len(), 10);
+        assert_eq!(eids(&[Constraint::new("pid", Op::Equal, "101")], None).unwrap(), [9, 5]);
+    }
+
+    #[test]
+    fn a_live_row_is_in_the_window_however_old() {
+        let rows = scan(&fixture::store(0), find("ai_agents").unwrap(), &Request::default()).unwrap();
+        let agents: Vec<_> = rows.rows.iter().map(|row| row[1].clone()).collect();
+        assert_eq!(agents, ["claude-code".into(), "codex".into()]);
+    }
+
+    #[test]
+    fn too_many_rows_are_an_error_that_says_what_to_do() {
+        let max_rows = |n: &str| Constraint::new("max_rows", Op::Equal, n);
+        assert_eq!(eids(&[], Some(8)).unwrap().len(), 8);
+        let error = eids(&[], Some(7)).unwrap_err();
+        assert_eq!(error, ScanError::TooManyRows { table: "agent_file_ops", cap: 7 });
+        assert!(error.to_string().contains("max_rows = N"), "{error}");
+        assert_eq!(eids(&[max_rows("8")], Some(7)).unwrap().len(), 8);
+        assert!(eids(&[max_rows("2")], Some(7)).is_err());
+        assert!(eids(&[max_rows("many")], Some(7)).is_err());
+    }
+
+    #[test]
+    fn max_rows_answers_what_was_asked() {
+        let constraint = Constraint::new("max_rows", Op::Equal, "50");
+        let request =
+            Request { constraints: vec![constraint], columns: Some(vec!["max_rows".into()]), ..Request::default() };
+        let rows = scan(&fixture::store(3), find("agent_file_ops").unwrap(), &request).unwrap();
+        assert_eq!(rows.rows, [[Value::Integer(50)]]);
+    }
 }

@@ -45,3 +45,38 @@ pub fn create_table(table: &dyn Table) -> String {
 pub fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::tables::{all, find};
+
+    #[test]
+    fn file_operations_are_event_based_and_nothing_else() {
+        for table in all() {
+            let last = super::routes(table).pop().unwrap();
+            let event_based = table.info().name == "agent_file_ops";
+            assert_eq!(last["id"] == "attributes", event_based, "{}", table.info().name);
+            assert_eq!(event_based, last.get("attributes").is_some_and(|bits| bits == "4"));
+        }
+    }
+
+    #[test]
+    fn options_are_osquerys_bits() {
+        let routes = super::routes(find("agent_file_ops").unwrap());
+        let op = |name: &str| &routes.iter().find(|row| row.get("name").is_some_and(|n| n == name)).unwrap()["op"];
+        assert_eq!([op("eid"), op("path"), op("mode"), op("max_rows"), op("consumer")], ["9", "9", "8", "20", "20"]);
+    }
+
+    #[test]
+    fn sqlite_takes_every_schema() {
+        let db = rusqlite::Connection::open_in_memory().unwrap();
+        let mut schema = String::new();
+        for table in all() {
+            let sql = super::create_table(table);
+            // HIDDEN means something to virtual tables only; to others it is a part of the type's name.
+            db.execute_batch(&sql).unwrap();
+            schema = schema + &sql + ";\n";
+        }
+        insta::assert_snapshot!(schema);
+    }
+}

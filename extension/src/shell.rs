@@ -1,0 +1,68 @@
+//! The embedded engine and the ways to ask it.
+//!
+//! [`Engine`] is SQLite over the tables; [`mod@format`] writes what a query gives; [`repl`] is the interactive shell. The
+//! latter two also serve a query that somebody else answers: they know only [`Backend`] and [`Sink`].
+
+mod engine;
+mod escape;
+pub mod format;
+mod module;
+mod pretty;
+pub mod repl;
+
+use std::io;
+
+pub use engine::{Engine, Limits};
+
+use crate::value::Value;
+
+/// Why a query gave no result.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The engine refused the SQL, or it failed.
+    #[error("{0}")]
+    Sql(String),
+    /// The SQL does more than read.
+    #[error("only reading is allowed: SELECT, and the PRAGMAs table_info, table_xinfo and table_list")]
+    ReadOnly,
+    /// The query ran too long.
+    #[error("the query took longer than {0} seconds and was stopped; narrow it, for example by time")]
+    TooLong(u64),
+    /// There is no statement in the SQL.
+    #[error("there is no SQL to run")]
+    Empty,
+    /// The result could not be written.
+    #[error("cannot write the result: {0}")]
+    Write(#[from] io::Error),
+    /// The server that was asked did not answer as it should.
+    #[error("{0}")]
+    Remote(String),
+}
+
+/// Takes a query's result, row by row.
+pub trait Sink {
+    /// A statement's result begins.
+    ///
+    /// # Errors
+    /// When it cannot be taken.
+    fn begin(&mut self, columns: &[String]) -> io::Result<()>;
+    /// A row of it.
+    ///
+    /// # Errors
+    /// When it cannot be taken.
+    fn row(&mut self, cells: &[Value]) -> io::Result<()>;
+    /// The result is complete.
+    ///
+    /// # Errors
+    /// When it cannot be taken.
+    fn end(&mut self) -> io::Result<()>;
+}
+
+/// Answers SQL.
+pub trait Backend {
+    /// Runs the statements one after the other.
+    ///
+    /// # Errors
+    /// At the first statement that fails; what was written before stays.
+    fn run(&mut self, sql: &str, sink: &mut dyn Sink) -> Result<(), Error>;
+}
