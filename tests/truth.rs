@@ -63,7 +63,7 @@ fn truth(mode: &str) {
     if !can_record("truth") {
         return;
     }
-    if std::env::var_os("AGENTQUERY_NO_AGENTS").is_some() {
+    if std::env::var_os("AGENTQUERY_TEST_AGENTS").is_some_and(|agents| agents == "0") {
         eprintln!("SKIPPED truth: real agents are left out (--no-agents)");
         return;
     }
