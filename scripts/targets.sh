@@ -1,0 +1,83 @@
+# shellcheck shell=bash
+# Type-checks the code for systems that this machine can't build for. Nothing is linked and nothing runs.
+#
+# `cargo check` needs the standard library of each target, as metadata alone. It is made here from source, for std's
+# source must be exactly the compiler's: both are taken from Debian (rustc-web), unpacked below the cache and not
+# installed, and made once for each version.
+
+targets=(x86_64-pc-windows-msvc aarch64-apple-darwin x86_64-apple-darwin aarch64-unknown-linux-gnu)
+
+targets_check() {
+    local packages home
+    packages=$(targets_packages)
+    home=$AGENTQUERY_CACHE/targets/$(sha256sum <<<"$packages" | cut -c1-12)
+    [ -e "$home/compiler" ] || targets_unpack "$home/compiler" "$packages"
+    [ -e "$home/sysroot" ] || targets_sysroot "$home"
+    # Build scripts that compile C must succeed, but what they make isn't looked at: a compiler that makes empty files.
+    # HOST_CC isn't set, so what runs on this machine is built by its own compiler.
+    RUSTC=$(targets_rustc "$home") RUSTFLAGS="--sysroot $home/sysroot" \
+        TARGET_CC=$PWD/scripts/empty-output TARGET_AR=$PWD/scripts/empty-output \
+        cargo check --locked --workspace --tests --keep-going --target-dir "$home/check" "${targets[@]/#/--target=}"
+    say "no type errors for: ${targets[*]}"
+}
+
+# What apt would install for the compiler, one "package=version" a line; what is installed already isn't among it.
+targets_packages() {
+    local list
+    list=$(targets_simulate) || list=
+    if [ -z "$list" ] && [ "$EUID" = 0 ]; then
+        apt-get update -qq </dev/null
+        list=$(targets_simulate)
+    fi
+    [ -n "$list" ] || die "rustc-web and rust-web-src are not in this system's package lists (Debian has them)"
+    echo "$list"
+}
+
+targets_simulate() {
+    apt-get install --simulate --no-install-recommends rustc-web rust-web-src 2>/dev/null |
+        sed -n 's/^Inst \([^ ]*\) (\([^ ]*\) .*/\1=\2/p'
+}
+
+# targets_unpack DIR PACKAGES
+targets_unpack() {
+    local dir=$1 part=$1.part packages deb
+    mapfile -t packages <<<"$2"
+    say "fetching ${packages[*]}"
+    rm -rf "$part"
+    mkdir -p "$part/debs"
+    (cd "$part/debs" && apt-get download -qq "${packages[@]}" 2>/dev/null) || die "apt-get download failed: ${packages[*]}"
+    for deb in "$part"/debs/*.deb; do
+        dpkg-deb --extract "$deb" "$part"
+    done
+    rm -r "$part/debs"
+    mv "$part" "$dir"
+}
+
+# targets_rustc HOME: the compiler, finding its libraries. The variable is for this program alone: exported to cargo it
+# would reach build scripts.
+targets_rustc() {
+    local usr=$1/compiler/usr
+    printf '#!/bin/sh\nLD_LIBRARY_PATH=%q exec %q "$@"\n' "$usr/lib:$usr/lib/x86_64-linux-gnu" "$usr/bin/rustc" >"$1/rustc"
+    chmod +x "$1/rustc"
+    echo "$1/rustc"
+}
+
+# targets_sysroot HOME: std's metadata for all targets, built as the compiler's own build does.
+targets_sysroot() {
+    local home=$1 part=$1/sysroot.part target
+    say "making the standard library's metadata for: ${targets[*]}"
+    rm -rf "$part"
+    (
+        cd "$home/compiler/usr/lib/rustlib/src/rust/library" || exit
+        RUSTC=$(targets_rustc "$home") RUSTC_BOOTSTRAP=1 __CARGO_DEFAULT_LIB_METADATA=sysroot \
+            RUSTFLAGS="-Cembed-bitcode=no -Zforce-unstable-if-unmarked --cap-lints=allow" \
+            cargo check --release --locked --features panic-unwind --package sysroot \
+            --target-dir "$home/std" "${targets[@]/#/--target=}"
+    )
+    for target in "${targets[@]}"; do
+        mkdir -p "$part/lib/rustlib/$target/lib"
+        cp "$home/std/$target"/release/deps/*.rmeta "$part/lib/rustlib/$target/lib"
+    done
+    rm -r "$home/std"
+    mv "$part" "$home/sysroot"
+}
