@@ -45,7 +45,8 @@ fn compare(recorder: &Recorder, agent: &str, folder: &Path) -> Result<String, St
     std::thread::sleep(std::time::Duration::from_millis(1500));
     let table = |name: &str| {
         let file = folder.join(format!("{name}.json"));
-        std::fs::write(&file, serde_json::to_string(&recorder.query(&format!("SELECT * FROM {name}"))).unwrap()).unwrap();
+        std::fs::write(&file, serde_json::to_string(&recorder.query(&format!("SELECT * FROM {name}"))).unwrap())
+            .unwrap();
         file
     };
     let output = Command::new("python3")
@@ -71,8 +72,9 @@ fn truth(mode: &str) {
     assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
     let out = tempfile::tempdir().unwrap();
     let recorder = Recorder::start(&["--syscalls", mode]);
-    let waiting: Mutex<Vec<(&str, &str)>> =
-        Mutex::new(SCRIPTS.iter().flat_map(|(agent, scripts)| scripts.iter().map(move |script| (*agent, *script))).collect());
+    let waiting: Mutex<Vec<(&str, &str)>> = Mutex::new(
+        SCRIPTS.iter().flat_map(|(agent, scripts)| scripts.iter().map(move |script| (*agent, *script))).collect(),
+    );
     let failures = Mutex::new(Vec::new());
     let work = || {
         loop {

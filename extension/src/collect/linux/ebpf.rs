@@ -141,7 +141,10 @@ impl EbpfCollector {
     pub fn start(interest: &Interest, syscalls: Syscalls) -> Result<Self, DegradationReason> {
         check_machine()?;
         // libbpf's own lines would go to stderr around our log; errors come back with the reason in them.
-        libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Info, |_, line| tracing::debug!(target: "libbpf", "{}", line.trim_end()))));
+        libbpf_rs::set_print(Some((
+            libbpf_rs::PrintLevel::Info,
+            |_, line| tracing::debug!(target: "libbpf", "{}", line.trim_end()),
+        )));
         let open = ObjectBuilder::default().open_memory(OBJECT).map_err(|error| refused("open", &error))?;
         let object = open.load().map_err(|error| refused("load", &error))?;
         let programs = object
