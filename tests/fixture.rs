@@ -1,5 +1,6 @@
 //! A store with rows of every table, for tests that have no kernel to record from.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -33,8 +34,8 @@ impl Probe for Health {
         vec![row("exec", 10), row("open", 200)]
     }
 
-    fn open_bytes(&self, open_id: u64) -> Option<(u64, u64)> {
-        (open_id == 1).then_some((0, 4096))
+    fn open_bytes(&self) -> HashMap<u64, (u64, u64)> {
+        HashMap::from([(1, (0, 4096))])
     }
 }
 

@@ -3,7 +3,7 @@
 //! One writer, the recording thread; any number of readers. Locks are held to copy references, never while a row is
 //! matched or sent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use super::log::{Log, Snapshot};
@@ -16,8 +16,8 @@ const FINISHED_ROWS: usize = 250_000;
 pub trait Probe: Send + Sync {
     /// Health of the collector, a row a kind of event.
     fn collector(&self) -> Vec<CollectorRow>;
-    /// Bytes (read, written) so far of an open file.
-    fn open_bytes(&self, open_id: u64) -> Option<(u64, u64)>;
+    /// Bytes (read, written) so far of every open file, by the collector's id of the open.
+    fn open_bytes(&self) -> HashMap<u64, (u64, u64)>;
 }
 
 /// The rows that grow and the rows that live. Live rows are keyed by their eid (agents: by their process eid).
@@ -109,11 +109,11 @@ impl Store {
     #[must_use]
     pub fn open_files(&self) -> Snapshot<OpenFileRow> {
         let rows: Vec<_> = self.read(|state| state.open_files.values().cloned().collect());
-        let probe = self.probe.get();
+        let bytes = self.probe.get().map(|probe| probe.open_bytes()).unwrap_or_default();
         let with_bytes = |(open_id, mut row): (u64, OpenFileRow)| {
-            if let Some((read, written)) = probe.and_then(|probe| probe.open_bytes(open_id)) {
-                row.bytes_read = i64::try_from(read).ok();
-                row.bytes_written = i64::try_from(written).ok();
+            if let Some((read, written)) = bytes.get(&open_id) {
+                row.bytes_read = i64::try_from(*read).ok();
+                row.bytes_written = i64::try_from(*written).ok();
             }
             row
         };
@@ -126,9 +126,33 @@ impl Store {
         Snapshot::of(self.read(|state| state.signatures.clone()))
     }
 
-    /// The collector's health; no rows while there is no collector.
+    /// The collector's health; no rows while there is no collector. Behind it a row for each instance whose first
+    /// moments were not seen whole.
     #[must_use]
     pub fn collector(&self) -> Snapshot<CollectorRow> {
-        Snapshot::of(self.probe.get().map(|probe| probe.collector()).unwrap_or_default())
+        let mut rows = self.probe.get().map(|probe| probe.collector()).unwrap_or_default();
+        let evicted = self.read(|state| {
+            state.agents.evicted() + state.processes.evicted() + state.connections.evicted() + state.file_ops.evicted()
+        });
+        for row in &mut rows {
+            row.evicted = i64::try_from(evicted).unwrap_or(i64::MAX);
+        }
+        let gap = |agent: &AgentRow| {
+            let gap = agent.start_gap_ms.filter(|gap| *gap > 0)?;
+            let message = format!(
+                "{} (pid {}, agent_id {}): files and connections of its first {gap} ms were not seen",
+                agent.agent, agent.pid, agent.agent_id
+            );
+            let first = rows.first()?;
+            Some(CollectorRow {
+                collector: first.collector.clone(),
+                mode: first.mode.clone(),
+                event: "gap".into(),
+                message: Some(message.into()),
+                ..CollectorRow::default()
+            })
+        };
+        let gaps = self.agents().iter().filter_map(gap).collect();
+        Snapshot::of(rows).and(gaps)
     }
 }
