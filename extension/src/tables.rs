@@ -17,11 +17,13 @@ pub mod docs;
 pub mod filter;
 #[cfg(test)]
 mod golden;
+mod lookup;
 mod pattern;
 mod scan;
 pub mod schema;
 
-pub use scan::{DEFAULT_ROW_CAP, Request, Rows, Scan, ScanError, WINDOW_SECONDS, open, scan};
+pub use lookup::Lookup;
+pub use scan::{DEFAULT_ROW_CAP, Request, Rows, Scan, ScanError, WINDOW_SECONDS, open, open_at_rows, scan};
 
 use std::sync::Arc;
 
@@ -209,10 +211,24 @@ pub trait Table: Sync {
     fn cursor(&self, store: &Store) -> Box<dyn Cursor>;
 }
 
+/// A row in a walk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    segment: usize,
+    /// Counted from 1; 0 is beside the rows.
+    row: usize,
+}
+
 /// A walk over a table's rows as they were at one moment, newest first. It stands before the first row at the start.
 pub trait Cursor: Send {
     /// Goes to the next row; false when there is none.
     fn advance(&mut self) -> bool;
+    /// Where it stands.
+    fn position(&self) -> Position;
+    /// Goes to where it stood.
+    fn seek(&mut self, position: Position);
+    /// Another walk over the same rows, from here on.
+    fn fork(&self) -> Box<dyn Cursor>;
     /// A cell of the row; NULL beside a row or beyond the last column.
     fn value(&self, column: usize) -> Value;
     /// The last second of the row's life; none while it lives and for rows that have no time.
@@ -229,8 +245,9 @@ impl<R: Send + Sync + 'static> Table for Declaration<R> {
     }
 
     fn cursor(&self, store: &Store) -> Box<dyn Cursor> {
-        let segments = (self.rows)(store).into_segments();
-        Box::new(Walk { fields: self.fields, ended: self.ended, segments, row: None })
+        let segments: Arc<[_]> = (self.rows)(store).into_segments().into();
+        let position = Position { segment: segments.len(), row: 0 };
+        Box::new(Walk { fields: self.fields, ended: self.ended, segments, position })
     }
 }
 
@@ -238,29 +255,43 @@ impl<R: Send + Sync + 'static> Table for Declaration<R> {
 struct Walk<R: 'static> {
     fields: &'static [Field<R>],
     ended: fn(&R) -> Option<i64>,
-    segments: Vec<Arc<Vec<R>>>,
-    /// Row in the last segment; none before its first step.
-    row: Option<usize>,
+    segments: Arc<[Arc<Vec<R>>]>,
+    /// Beyond the last segment before its first step; beside the first row at the end.
+    position: Position,
 }
 
 impl<R> Walk<R> {
     fn current(&self) -> Option<&R> {
-        self.segments.last()?.get(self.row?)
+        self.segments.get(self.position.segment)?.get(self.position.row.checked_sub(1)?)
     }
 }
 
 impl<R: Send + Sync> Cursor for Walk<R> {
     fn advance(&mut self) -> bool {
-        while let Some(segment) = self.segments.last() {
-            if let Some(next) = self.row.unwrap_or(segment.len()).checked_sub(1) {
-                self.row = Some(next);
-                return true;
-            }
-            // Giving the segment back at once lets the recorder free what it has dropped meanwhile.
-            self.segments.pop();
-            self.row = None;
+        let Position { mut segment, mut row } = self.position;
+        while row <= 1 {
+            let Some(before) = segment.checked_sub(1) else {
+                self.position = Position { segment: 0, row: 0 };
+                return false;
+            };
+            segment = before;
+            row = self.segments.get(segment).map_or(0, |rows| rows.len()) + 1;
         }
-        false
+        self.position = Position { segment, row: row - 1 };
+        true
+    }
+
+    fn position(&self) -> Position {
+        self.position
+    }
+
+    fn seek(&mut self, position: Position) {
+        self.position = position;
+    }
+
+    fn fork(&self) -> Box<dyn Cursor> {
+        let segments = Arc::clone(&self.segments);
+        Box::new(Self { fields: self.fields, ended: self.ended, segments, position: self.position })
     }
 
     fn value(&self, column: usize) -> Value {

@@ -233,6 +233,23 @@ mod tests {
     }
 
     #[test]
+    fn a_join_of_many_rows_is_not_a_read_for_each() {
+        let mut engine = Engine::new(fixture::store(20_000), Limits::default()).unwrap();
+        let mut collect = Collect::default();
+        let sql = "SELECT count(*) FROM agent_file_ops a JOIN agent_file_ops b ON b.eid = a.eid WHERE a.time > 0";
+        let began = Instant::now();
+        engine.run(sql, &mut collect).unwrap();
+        assert_eq!(collect.0, [[Value::Integer(20_000)]]);
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+        let sql =
+            "SELECT p.name, count(*) FROM agent_file_ops f JOIN agent_processes p ON p.eid = f.process_eid GROUP BY 1";
+        let mut collect = Collect::default();
+        engine.run(sql, &mut collect).unwrap();
+        assert_eq!(collect.0.len(), 10);
+        assert_eq!(collect.0[3], [Value::Text("p3".into()), Value::Integer(2000)]);
+    }
+
+    #[test]
     fn nothing_but_reading() {
         for sql in [
             "ATTACH '/tmp/x' AS x",

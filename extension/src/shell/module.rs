@@ -20,7 +20,7 @@ use rusqlite::{Connection, Error, Result};
 use crate::record::Store;
 use crate::tables::constraint::{Constraint, Op};
 use crate::tables::schema::{create_table, quote};
-use crate::tables::{Column, Scan, Table, all, find, open, options};
+use crate::tables::{Column, ColumnType, Lookup, MAX_ROWS, Scan, Table, all, find, open, open_at_rows, options};
 use crate::value::Value;
 
 /// Rows that a table is taken to have, for the planner.
@@ -100,6 +100,8 @@ unsafe impl<'vtab> VTab<'vtab> for AgentTable {
             store: Arc::clone(&self.store),
             scan: None,
             row: 0,
+            filtered: 0,
+            lookup: None,
             phantom: PhantomData,
         })
     }
@@ -146,10 +148,37 @@ struct AgentCursor<'vtab> {
     /// None at the end.
     scan: Option<Scan>,
     row: i64,
+    /// How often it was filtered: in a join, once for each row of the other table.
+    filtered: u32,
+    /// Made when it is filtered again.
+    lookup: Option<Lookup>,
     phantom: PhantomData<&'vtab AgentTable>,
 }
 
 impl AgentCursor<'_> {
+    /// The second time, the rows are put in order by a column that is compared for equality.
+    fn open_scan(&mut self, columns: &[&Column], constraints: &[Constraint]) -> Scan {
+        self.filtered = self.filtered.saturating_add(1);
+        let number = |(index, column): (usize, &&Column)| {
+            let mut equal =
+                constraints.iter().filter(|c| c.column == column.name && matches!(c.op, Op::Equal | Op::Is));
+            // Several are the values of a list; a fraction is not looked up.
+            let (Some(first), None) = (equal.next(), equal.next()) else { return None };
+            let integer = matches!(column.kind, ColumnType::Integer | ColumnType::BigInt) && column.name != MAX_ROWS;
+            integer.then(|| first.value.parse::<i64>().ok()).flatten().map(|number| (index, number))
+        };
+        let Some((index, number)) = columns.iter().enumerate().find_map(number).filter(|_| self.filtered > 1) else {
+            return open(&self.store, self.table, constraints);
+        };
+        let lookup = match self.lookup.take().filter(|lookup| lookup.column() == index) {
+            Some(lookup) => lookup,
+            None => Lookup::new(&self.store, self.table, index),
+        };
+        let scan = open_at_rows(self.table, &lookup, number, constraints);
+        self.lookup = Some(lookup);
+        scan
+    }
+
     fn step(&mut self) {
         self.row += 1;
         if !self.scan.as_mut().is_some_and(Scan::advance) {
@@ -178,7 +207,7 @@ unsafe impl VTabCursor for AgentCursor<'_> {
                 constraints.extend(value_text(column, value).map(|text| Constraint::new(column.name, op, text)));
             }
         }
-        self.scan = Some(open(&self.store, self.table, &constraints));
+        self.scan = Some(self.open_scan(&columns, &constraints));
         self.row = 0;
         self.step();
         Ok(())
@@ -219,7 +248,7 @@ fn read_step<'a>(columns: &[&'a Column], step: &str) -> Option<(&'a Column, Op, 
 fn value_text(column: &Column, value: ValueRef<'_>) -> Option<String> {
     let text = match value {
         ValueRef::Integer(integer) => integer.to_string(),
-        ValueRef::Real(double) if column.kind != crate::tables::ColumnType::Text => format!("{double:?}"),
+        ValueRef::Real(double) if column.kind != ColumnType::Text => format!("{double:?}"),
         ValueRef::Text(bytes) => std::str::from_utf8(bytes).ok()?.to_owned(),
         ValueRef::Real(_) | ValueRef::Null | ValueRef::Blob(_) => return None,
     };

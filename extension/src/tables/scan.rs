@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::constraint::{Constraint, Op};
 use super::filter::Filter;
-use super::{Column, Cursor, MAX_ROWS, TIME_COLUMNS, Table};
+use super::{Column, Cursor, Lookup, MAX_ROWS, Position, TIME_COLUMNS, Table};
 use crate::record::Store;
 use crate::value::Value;
 
@@ -48,6 +48,8 @@ pub enum ScanError {
 /// A walk over the rows that may match, newest first. It stands before the first row at the start.
 pub struct Scan {
     cursor: Box<dyn Cursor>,
+    /// The only rows to look at, the last one first; none for all.
+    candidates: Option<Vec<Position>>,
     filter: Filter,
     /// Rows that ended before this second are not shown.
     since: Option<i64>,
@@ -58,16 +60,29 @@ pub struct Scan {
 /// Opens a table for reading.
 #[must_use]
 pub fn open(store: &Store, table: &dyn Table, constraints: &[Constraint]) -> Scan {
-    open_at(store, table, constraints, now())
+    over(table.cursor(store), None, table, constraints)
 }
 
-fn open_at(store: &Store, table: &dyn Table, constraints: &[Constraint], now: i64) -> Scan {
+/// Opens a table whose rows are known by one of their columns.
+#[must_use]
+pub fn open_at_rows(table: &dyn Table, lookup: &Lookup, value: i64, constraints: &[Constraint]) -> Scan {
+    let candidates = lookup.rows(value).iter().rev().copied().collect();
+    over(lookup.cursor(), Some(candidates), table, constraints)
+}
+
+fn over(
+    cursor: Box<dyn Cursor>,
+    candidates: Option<Vec<Position>>,
+    table: &dyn Table,
+    constraints: &[Constraint],
+) -> Scan {
     let columns = table.columns();
     let timed = constraints.iter().any(|constraint| TIME_COLUMNS.contains(&constraint.column.as_str()));
     Scan {
-        cursor: table.cursor(store),
+        cursor,
+        candidates,
         filter: Filter::compile(&columns, constraints),
-        since: (!timed).then(|| now.saturating_sub(WINDOW_SECONDS)),
+        since: (!timed).then(|| now().saturating_sub(WINDOW_SECONDS)),
         max_rows: max_rows(constraints),
         max_rows_column: columns.iter().position(|column| column.name == MAX_ROWS),
     }
@@ -90,13 +105,22 @@ fn max_rows(constraints: &[Constraint]) -> Option<i64> {
 impl Scan {
     /// Goes to the next row; false when there is none.
     pub fn advance(&mut self) -> bool {
-        while self.cursor.advance() {
+        while self.step() {
             let old = self.since.is_some_and(|since| self.cursor.ended().is_some_and(|ended| ended < since));
             if !old && self.filter.may_match(|column| self.cursor.value(column)) {
                 return true;
             }
         }
         false
+    }
+
+    fn step(&mut self) -> bool {
+        let Some(candidates) = &mut self.candidates else { return self.cursor.advance() };
+        let next = candidates.pop();
+        next.is_some_and(|position| {
+            self.cursor.seek(position);
+            true
+        })
     }
 
     /// A cell of the row.
