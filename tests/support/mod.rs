@@ -38,13 +38,14 @@ impl Recorder {
         let socket = folder.path().join("agentquery.sock");
         let mut command = Command::new(AGENTQUERY);
         command.arg("run").arg("--socket").arg(&socket).args(arguments).stdin(Stdio::null());
-        // SAFETY: only a system call between fork and exec. It ends with the thread that started it, at the latest.
-        unsafe {
-            command.pre_exec(|| {
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                Ok(())
-            });
-        }
+        // It ends with the thread that started it, at the latest.
+        let end_with_us = || {
+            // SAFETY: changes this process only.
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+            Ok(())
+        };
+        // SAFETY: between fork and exec there is only this system call.
+        unsafe { command.pre_exec(end_with_us) };
         let mut recorder = Self { child: command.spawn().unwrap(), socket, _folder: folder };
         let deadline = Instant::now() + Duration::from_secs(30);
         while !recorder.socket.exists() {
@@ -155,7 +156,7 @@ impl Run {
         self
     }
 
-    /// SQL for this instance's agent_id.
+    /// SQL for this instance's `agent_id`.
     pub fn id(&self) -> String {
         format!("(SELECT agent_id FROM ai_agents WHERE pid = {} ORDER BY time_ns DESC LIMIT 1)", self.pid)
     }

@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-const PER_OCTAVE: u32 = 8;
+const PER_OCTAVE: usize = 8;
 const BUCKETS: usize = 8 * 40;
 
 /// Counts of latencies in nanoseconds.
@@ -23,14 +23,13 @@ fn bucket(nanoseconds: u64) -> usize {
     let value = nanoseconds.max(1 << 3);
     let octave = value.ilog2();
     let eighth = (value >> (octave - 3)) & 7;
-    ((octave - 3) * PER_OCTAVE) as usize + usize::try_from(eighth).unwrap_or(0)
+    (octave as usize - 3) * PER_OCTAVE + usize::try_from(eighth).unwrap_or(0)
 }
 
 /// The highest value that falls into a bucket.
 fn highest(bucket: usize) -> u64 {
-    let octave = (bucket / PER_OCTAVE as usize) as u32 + 3;
-    let eighth = (bucket % PER_OCTAVE as usize) as u64;
-    ((8 + eighth + 1) << (octave - 3)) - 1
+    let (octave, eighth) = (bucket / PER_OCTAVE, bucket % PER_OCTAVE);
+    ((eighth as u64 + 9) << octave) - 1
 }
 
 impl Latency {

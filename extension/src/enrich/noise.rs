@@ -25,8 +25,9 @@ fn is_abi_suffix(suffix: &str) -> bool {
 
 /// `libc.so.6`, `_ssl.cpython-311-x86_64-linux-gnu.so`.
 fn is_shared_object(path: &str) -> bool {
+    // Names of the loader are as they are, whatever their case.
     let name = path.rsplit('/').next().unwrap_or(path);
-    name.ends_with(".so") || name.contains(".so.")
+    name.split('.').skip(1).any(|part| part == "so")
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::rows::ConnectionRow;
 use crate::enrich::errno;
 use crate::event::{Connection, Event, EventKind, ProcessKey, TcpState};
 
-/// As in osquery's `process_open_sockets`: the address family and IPPROTO_TCP of Linux.
+/// As in osquery's `process_open_sockets`: the address family and `IPPROTO_TCP` of Linux.
 const AF_INET: i64 = 2;
 const AF_INET6: i64 = 10;
 const IPPROTO_TCP: i64 = 6;
@@ -114,7 +114,7 @@ impl Connections {
     }
 
     /// The owner ended: what waits only for its call to return does not come.
-    pub(super) fn owner_ended(&mut self, owner: &Process, _time_ns: i64, store: &Store) {
+    pub(super) fn owner_ended(&mut self, owner: &Process, store: &Store) {
         let of_owner = |live: &Live, key: ProcessKey| live.ended && live.owner.key == key;
         let over: Vec<u64> =
             self.live.iter().filter(|(_, live)| of_owner(live, owner.key)).map(|(socket, _)| *socket).collect();

@@ -141,17 +141,11 @@ impl Engine {
 
     /// Hands an event of a known process on, with all that a row of it needs.
     fn with(&mut self, event: &Event, take: impl FnOnce(&mut Files, &mut Connections, Context<'_>) -> bool) {
-        let process = match self.processes.get(&event.process.pid).filter(|process| process.key == event.process) {
-            Some(process) => process.clone(),
-            // An owner that has ended: the end of its connection still comes.
-            None => {
-                let ended = matches!(event.kind, EventKind::Connection(_));
-                let Some(stray) = ended.then(|| self.connections.owner(event)).flatten() else {
-                    self.discarded += 1;
-                    return;
-                };
-                stray
-            }
+        let known = self.processes.get(&event.process.pid).filter(|process| process.key == event.process).cloned();
+        // An owner that has ended: the end of its connection still comes.
+        let Some(process) = known.or_else(|| self.connections.owner(event)) else {
+            self.discarded += 1;
+            return;
         };
         let instance = self.instances.get_mut(&process.instance);
         let context = Context {
@@ -210,7 +204,7 @@ impl Engine {
         let known = self.processes.get(&event.process.pid).filter(|process| process.key == event.process).cloned();
         let parent = self.processes.get(&exec.parent);
         let found = if exec.candidate || self.catalogue.needs_every_exec() {
-            self.identify(event.process.pid, exec, parent.map(|parent| parent.name.clone()))
+            self.identify(event.process.pid, exec, parent.map(|parent| &*parent.name))
         } else {
             None
         };
@@ -254,14 +248,14 @@ impl Engine {
         collector.sweep();
     }
 
-    fn identify(&self, pid: u32, exec: &Exec, parent_name: Option<Text>) -> Option<Match> {
+    fn identify(&self, pid: u32, exec: &Exec, parent_name: Option<&str>) -> Option<Match> {
         let script = inspect::script(pid, exec, self.boot.mount_ns);
         self.catalogue.identify(&ProcessFacts {
             path: &exec.path,
             exec_path: &exec.exec_path,
             argv: &exec.argv,
             script: script.as_deref(),
-            parent_name: parent_name.as_deref(),
+            parent_name,
         })
     }
 
@@ -299,7 +293,7 @@ impl Engine {
         mark: Mark,
         found: &Match,
         parent_agent_id: Option<i64>,
-        collector: &mut dyn Collector,
+        collector: &dyn Collector,
     ) {
         let time_ns = self.clock.unix(event.boot_ns);
         let eid = self.clock.next_eid();
@@ -473,7 +467,7 @@ impl Engine {
                 state.processes.push(row);
             }
         });
-        self.connections.owner_ended(&process, time_ns, &self.store);
+        self.connections.owner_ended(&process, &self.store);
         if let Some(instance) = self.instances.get_mut(&process.instance) {
             instance.alive -= 1;
             instance.changed(time_ns);

@@ -84,10 +84,10 @@ struct FileSystemUser {
 impl FileSystemUser {
     fn become_user(uid: u32, gid: u32) -> Self {
         // SAFETY: changes this thread's credentials for file access only; the group goes first, while it still may.
-        let before_gid = unsafe { libc::setfsgid(gid) };
+        let group = unsafe { libc::setfsgid(gid) };
         // SAFETY: as above.
-        let before_uid = unsafe { libc::setfsuid(uid) };
-        Self { uid: before_uid.cast_unsigned(), gid: before_gid.cast_unsigned() }
+        let user = unsafe { libc::setfsuid(uid) };
+        Self { uid: user.cast_unsigned(), gid: group.cast_unsigned() }
     }
 }
 
@@ -107,13 +107,14 @@ mod tests {
 
     #[test]
     fn a_version_is_not_read_through_a_link_or_from_what_is_no_file() {
+        use std::os::unix::fs::MetadataExt;
+
         let folder = tempfile::tempdir().unwrap();
         let (file, link) = (folder.path().join("package.json"), folder.path().join("link.json"));
         std::fs::write(&file, r#"{"version": "1.2.3"}"#).unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();
         let version_at = |path: &Path| {
             let metadata = std::fs::metadata(folder.path()).unwrap();
-            use std::os::unix::fs::MetadataExt;
             version(&VersionSource::PackageJson(path.into()), metadata.uid(), metadata.gid())
         };
         assert_eq!(version_at(&file).as_deref(), Some("1.2.3"));

@@ -80,6 +80,7 @@ impl<R> Snapshot<R> {
     }
 
     /// The rows, oldest first; reversible.
+    #[must_use]
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &R> {
         self.segments.iter().flat_map(|segment| segment.iter())
     }

@@ -24,7 +24,7 @@ const _: () = assert!(size_of::<abi::aq_slot>() == 24);
 const _: () = assert!(size_of::<abi::aq_control>() == 16);
 const _: () = assert!(size_of::<abi::aq_file>() == 56);
 
-/// AF_INET6 of Linux (`include/linux/socket.h`).
+/// `AF_INET6` of Linux (`include/linux/socket.h`).
 const AF_INET6: u8 = 10;
 
 /// A record that is none.

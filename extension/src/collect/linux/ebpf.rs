@@ -55,7 +55,7 @@ struct Shared {
 pub struct EbpfCollector {
     // Links first: programs are detached before their maps go.
     calls: Vec<Link>,
-    _processes: Vec<Link>,
+    processes: Vec<Link>, // held: they detach on drop
     ring: Ring,
     maps: Arc<Maps>,
     shared: Arc<Shared>,
@@ -98,6 +98,7 @@ fn refused(what: &str, error: &dyn std::fmt::Display) -> DegradationReason {
 }
 
 /// Nanoseconds since boot, the clock of the kernel's records.
+#[must_use]
 pub fn boot_ns() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: a valid timespec; the clock exists since Linux 2.6.39.
@@ -166,7 +167,7 @@ impl EbpfCollector {
         let ring = Ring::new(events.as_fd(), events.max_entries()).map_err(|error| refused("ring", &error))?;
         let mut collector = Self {
             calls: Vec::new(),
-            _processes: Vec::new(),
+            processes: Vec::new(),
             ring,
             maps: Arc::new(maps),
             shared: Arc::default(),
@@ -182,7 +183,7 @@ impl EbpfCollector {
         };
         collector.fill(interest).map_err(|error| refused("settings", &error))?;
         for name in PROCESS_PROGRAMS {
-            collector._processes.push(attach(&collector.object.0, name)?);
+            collector.processes.push(attach(&collector.object.0, name)?);
         }
         if syscalls == Syscalls::Always {
             collector.attach_calls();
@@ -254,7 +255,7 @@ impl EbpfCollector {
                 self.shared.attached.store(true, Ordering::Relaxed);
             }
             Err(error) => {
-                tracing::error!(%error, "the hook on system calls does not attach: files and connections are not seen")
+                tracing::error!(%error, "the hook on system calls does not attach: files and connections are not seen");
             }
         }
     }
@@ -337,10 +338,11 @@ impl Collector for EbpfCollector {
 
     fn release(&mut self, mark: Mark) {
         // A free slot of the same generation shows nothing; the next use of it has another generation.
-        if mark.slot != abi::AQ_MUTED_SLOT && self.set_state(mark, abi::AQ_SLOT_FREE) {
-            if let Err(error) = self.maps.free_slots.update(&[], &mark.slot.to_ne_bytes(), MapFlags::ANY) {
-                tracing::error!(%error, slot = mark.slot, "a slot cannot be given back");
-            }
+        if mark.slot == abi::AQ_MUTED_SLOT || !self.set_state(mark, abi::AQ_SLOT_FREE) {
+            return;
+        }
+        if let Err(error) = self.maps.free_slots.update(&[], &mark.slot.to_ne_bytes(), MapFlags::ANY) {
+            tracing::error!(%error, slot = mark.slot, "a slot cannot be given back");
         }
     }
 
