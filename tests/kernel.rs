@@ -1,5 +1,7 @@
 //! The recorder against a real kernel: what a process of an agent did is in the tables, and nothing else.
 
+#![cfg(target_os = "linux")]
+
 mod support;
 
 use std::process::Command;

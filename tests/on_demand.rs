@@ -2,6 +2,8 @@
 //!
 //! A binary of its own: any other agent on the machine would have it attached already.
 
+#![cfg(target_os = "linux")]
+
 mod support;
 
 use support::{Agent, Recorder, can_record};

@@ -3,6 +3,8 @@
 //! Each script of `lab/scripts` is run by a real Claude Code and a real Codex while a recorder runs, once with the hook
 //! on system calls always attached and once on demand. `lab/compare.py` holds the rows against strace's truth.
 
+#![cfg(target_os = "linux")]
+
 mod support;
 
 use std::path::{Path, PathBuf};

@@ -101,7 +101,7 @@ impl Drop for FileSystemUser {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use super::*;
 
@@ -112,8 +112,8 @@ mod tests {
         std::fs::write(&file, r#"{"version": "1.2.3"}"#).unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();
         let version_at = |path: &Path| {
-            let metadata = std::fs::metadata(folder.path()).unwrap();
             use std::os::unix::fs::MetadataExt;
+            let metadata = std::fs::metadata(folder.path()).unwrap();
             version(&VersionSource::PackageJson(path.into()), metadata.uid(), metadata.gid())
         };
         assert_eq!(version_at(&file).as_deref(), Some("1.2.3"));
