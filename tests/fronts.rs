@@ -2,6 +2,7 @@
 //! embedded engine, a socket, and osquery's protocol as a third party speaks it.
 //!
 //! Rows come from a fixture, so that these tests run on any machine with Python.
+#![cfg(unix)]
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // a test may end at once
 
 mod fixture;

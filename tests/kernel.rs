@@ -1,5 +1,6 @@
 //! The recorder against a real kernel: what a process of an agent did is in the tables, and nothing else.
 
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs)] // a test fails by panicking
 
 mod support;

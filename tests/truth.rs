@@ -3,6 +3,7 @@
 //! Each script of `lab/scripts` is run by a real Claude Code and a real Codex while a recorder runs, once with the hook
 //! on system calls always attached and once on demand. `lab/compare.py` holds the rows against strace's truth.
 
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs)] // a test fails by panicking
 
 mod support;
@@ -67,7 +68,7 @@ fn truth(mode: &str) {
         return;
     }
     if std::env::var_os("AGENTQUERY_TEST_AGENTS").is_some_and(|agents| agents == "0") {
-        eprintln!("SKIPPED truth: real agents are left out (--no-agents)");
+        support::skipped("truth", "real agents are left out (--no-agents)");
         return;
     }
     let installed = Command::new(lab().join("lab")).arg("install").output().unwrap();

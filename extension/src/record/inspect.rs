@@ -101,7 +101,7 @@ impl Drop for FileSystemUser {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use super::*;
 

@@ -168,7 +168,7 @@ fn exec(record: &[u8], header: &abi::aq_header, mut truncated: bool) -> Result<E
             arguments.split(|byte| *byte == 0).map(escape).collect()
         }
     };
-    let tty: Vec<u8> = raw.tty.iter().map(|byte| byte.cast_unsigned()).take_while(|byte| *byte != 0).collect();
+    let tty: Vec<u8> = raw.tty.iter().map(|byte| byte.to_ne_bytes()[0]).take_while(|byte| *byte != 0).collect();
     Ok(EventKind::Exec(Box::new(Exec {
         parent: raw.parent,
         ns_pid: raw.ns_pid,
