@@ -268,18 +268,19 @@ impl Engine {
         found: &Match,
         collector: &mut dyn Collector,
     ) {
+        let time_ns = self.clock.unix(event.boot_ns);
         let above = self.instances.get_mut(&process.instance).map(|instance| {
             instance.alive -= 1;
-            (instance.row.agent_id, instance.row.start_gap_ms)
+            instance.changed(time_ns);
+            instance.row.agent_id
         });
-        let time_ns = self.clock.unix(event.boot_ns);
         self.store.update(|state| {
             if let Some(mut row) = state.live_processes.remove(&process.eid) {
                 end_program(&mut row, time_ns, "replaced");
                 state.processes.push(row);
             }
         });
-        self.start_instance(event, exec, process.mark, found, above.map(|(id, _)| id), collector);
+        self.start_instance(event, exec, process.mark, found, above, collector);
         // The mark counts processes; this one was counted at its fork.
         if let Some((alive, _)) = self.marks.get_mut(&process.mark) {
             *alive -= 1;
@@ -550,3 +551,6 @@ fn agent_id(boot_id: &str, root: ProcessKey) -> i64 {
         bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     (hash >> 1).cast_signed()
 }
+
+#[cfg(test)]
+mod tests;

@@ -285,3 +285,6 @@ fn connection(record: &[u8]) -> Result<EventKind, DecodeError> {
         net_ns: raw.net_ns,
     }))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,317 @@
+//! The state machine, fed by hand: which rows a life leaves, and what the collector is told.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::*;
+use crate::collect::CollectError;
+use crate::event::{CallPath, Change, ChangeKind, Close, Connection, Open, OpenMode, TcpState};
+use crate::record::Probe;
+use crate::record::rows::{CollectorRow, ConnectionRow, FileOpRow};
+
+const CLAUDE: &str = "/opt/node_modules/@anthropic-ai/claude-code/bin/claude.exe";
+const CODEX: &str = "/opt/node_modules/@openai/codex-linux-x64/vendor/x86_64-unknown-linux-musl/bin/codex";
+
+/// Remembers what it was told.
+#[derive(Default)]
+struct Told {
+    confirmed: Vec<Mark>,
+    released: Vec<Mark>,
+    live: usize,
+}
+
+struct NoProbe;
+
+impl Probe for NoProbe {
+    fn collector(&self) -> Vec<CollectorRow> {
+        Vec::new()
+    }
+
+    fn open_bytes(&self) -> HashMap<u64, (u64, u64)> {
+        HashMap::new()
+    }
+}
+
+impl Collector for Told {
+    fn drain(&mut self, _: Duration, _: &mut Vec<Event>) -> Result<(), CollectError> {
+        Ok(())
+    }
+    fn commit(&mut self, _: u64) {}
+    fn confirm(&mut self, mark: Mark) {
+        self.confirmed.push(mark);
+    }
+    fn release(&mut self, mark: Mark) {
+        self.released.push(mark);
+    }
+    fn mark_tree(&mut self, _: u32) -> Option<Mark> {
+        Some(Mark { slot: 99, generation: 1 })
+    }
+    fn syscalls_since(&self) -> Option<u64> {
+        Some(5_000_000)
+    }
+    fn agents_live(&mut self, agents: usize) {
+        self.live = agents;
+    }
+    fn sweep(&mut self) {}
+    fn probe(&self) -> Arc<dyn Probe> {
+        Arc::new(NoProbe)
+    }
+}
+
+/// An engine, what it told, and a clock that goes on by a millisecond an event.
+struct Bench {
+    engine: Engine,
+    told: Told,
+    now: u64,
+}
+
+const MARK: Mark = Mark { slot: 5, generation: 2 };
+
+fn key(pid: u32) -> ProcessKey {
+    ProcessKey { pid, start_ns: u64::from(pid) }
+}
+
+fn exec_of(parent: u32, path: &str, argv: &[&str]) -> EventKind {
+    EventKind::Exec(Box::new(Exec {
+        parent,
+        path: path.into(),
+        exec_path: path.into(),
+        cwd: "/nowhere".into(),
+        argv: argv.iter().map(|argument| (*argument).to_owned()).collect(),
+        candidate: true,
+        ..Exec::default()
+    }))
+}
+
+fn fork_of(child: u32) -> EventKind {
+    EventKind::Fork(Fork { child: key(child), ns_pid: child })
+}
+
+fn exit_with(code: i32) -> EventKind {
+    EventKind::Exit(Exit { code, signal: 0 })
+}
+
+impl Bench {
+    fn new() -> Self {
+        let engine = Engine::new(Arc::default(), Arc::new(Catalogue::builtin()), Boot::default());
+        Self { engine, told: Told::default(), now: 0 }
+    }
+
+    fn feed(&mut self, pid: u32, kind: EventKind) {
+        self.feed_marked(pid, MARK, kind);
+    }
+
+    fn feed_marked(&mut self, pid: u32, mark: Mark, kind: EventKind) {
+        self.now += 1_000_000;
+        let mut events = vec![Event { boot_ns: self.now, process: key(pid), mark, kind }];
+        self.engine.take(&mut events, self.now, &mut self.told);
+        assert!(events.is_empty());
+    }
+
+    fn agents(&self) -> Vec<AgentRow> {
+        self.engine.store.agents().iter().cloned().collect()
+    }
+
+    fn processes(&self) -> Vec<ProcessRow> {
+        let mut rows: Vec<_> = self.engine.store.processes().iter().cloned().collect();
+        rows.sort_by_key(|row| row.eid);
+        rows
+    }
+
+    fn files(&self) -> Vec<FileOpRow> {
+        self.engine.store.file_ops().iter().cloned().collect()
+    }
+
+    fn connections(&self) -> Vec<ConnectionRow> {
+        self.engine.store.connections().iter().cloned().collect()
+    }
+}
+
+#[test]
+fn a_life_from_exec_to_exit() {
+    let mut bench = Bench::new();
+    bench.feed(10, exec_of(1, CLAUDE, &["claude", "-p", "x"]));
+    assert_eq!(bench.told.confirmed, [MARK]);
+    assert_eq!(bench.agents()[0].start_gap_ms, Some(4), "attached at 5 ms, started at 1 ms");
+    bench.feed(10, fork_of(11));
+    bench.feed(11, exec_of(10, "/usr/bin/sh", &["sh", "-c", "git"]));
+    bench.feed(11, exec_of(10, "/usr/bin/git", &["git"]));
+    assert_eq!(bench.agents()[0].processes, 2);
+    bench.feed(11, exit_with(3));
+    bench.feed(10, exit_with(0));
+    let rows = bench.processes();
+    let told: Vec<_> = rows.iter().map(|row| (&*row.name, row.how, row.state, row.exit_code, row.depth)).collect();
+    assert_eq!(
+        told,
+        [
+            ("claude.exe", "exec", "exited", Some(0), 0),
+            ("sh", "exec", "replaced", None, 1),
+            ("git", "exec", "exited", Some(3), 1)
+        ]
+    );
+    assert_eq!(rows[1].parent_eid, Some(rows[0].eid));
+    assert_eq!(bench.told.released, [MARK]);
+    assert_eq!(bench.told.live, 0);
+    let agent = &bench.agents()[0];
+    assert_eq!((agent.state.as_deref(), agent.exit_code, agent.processes_total), (Some("exited"), Some(0), 3));
+}
+
+#[test]
+fn what_is_no_agent_leaves_nothing_and_its_mark_is_given_back() {
+    let mut bench = Bench::new();
+    bench.feed(10, exec_of(1, "/usr/bin/vim", &["vim", "/home/u/.claude/x"]));
+    bench.feed(10, fork_of(11));
+    bench.feed(11, exit_with(0));
+    assert_eq!(bench.told.released, [MARK]);
+    assert!(bench.agents().is_empty() && bench.processes().is_empty());
+    assert_eq!(bench.engine.discarded(), 3);
+}
+
+#[test]
+fn a_wrapper_and_its_native_program_are_one_instance() {
+    let mut bench = Bench::new();
+    let script = "/opt/node_modules/@openai/codex/bin/codex.js";
+    bench.feed(10, exec_of(1, "/usr/bin/node", &["node", script, "exec"]));
+    bench.feed(10, fork_of(11));
+    bench.feed(11, exec_of(10, CODEX, &["codex", "exec"]));
+    let agents = bench.agents();
+    assert_eq!(agents.len(), 1, "{agents:?}");
+    assert_eq!((agents[0].pid, &*agents[0].agent), (10, "codex"));
+}
+
+#[test]
+fn an_agent_below_a_shell_of_another_is_an_instance_of_its_own() {
+    let mut bench = Bench::new();
+    bench.feed(10, exec_of(1, CLAUDE, &["claude"]));
+    bench.feed(10, fork_of(11));
+    bench.feed(11, exec_of(10, "/usr/bin/bash", &["bash", "-c", "codex exec x"]));
+    bench.feed(11, fork_of(12));
+    bench.feed(12, exec_of(11, CODEX, &["codex", "exec", "x"]));
+    let mut agents = bench.agents();
+    agents.sort_by_key(|agent| agent.pid);
+    assert_eq!(agents.len(), 2);
+    assert_eq!(agents[1].parent_agent_id, Some(agents[0].agent_id));
+    assert_eq!((agents[0].processes, agents[1].processes), (2, 1));
+    for pid in [12, 11, 10] {
+        bench.feed(pid, exit_with(0));
+    }
+    assert_eq!(bench.told.released, [MARK], "only when the last process under it has ended");
+    assert!(bench.agents().iter().all(|agent| agent.processes == 0 && agent.end_time.is_some()));
+}
+
+#[test]
+fn the_agents_own_rg_is_a_process_and_no_second_agent() {
+    let mut bench = Bench::new();
+    bench.feed(10, exec_of(1, CLAUDE, &["claude"]));
+    bench.feed(10, fork_of(11));
+    bench.feed(11, exec_of(10, CLAUDE, &["rg", "--files"]));
+    assert_eq!(bench.agents().len(), 1);
+    assert_eq!(bench.processes()[1].cmdline.as_deref(), Some("rg --files"));
+}
+
+#[test]
+fn a_pid_that_is_used_again_is_another_process() {
+    let mut bench = Bench::new();
+    bench.feed(10, exec_of(1, CLAUDE, &["claude"]));
+    bench.now += 1_000_000;
+    let stranger = ProcessKey { pid: 10, start_ns: 777 };
+    let mut events = vec![Event { boot_ns: bench.now, process: stranger, mark: MARK, kind: exit_with(0) }];
+    bench.engine.take(&mut events, bench.now, &mut bench.told);
+    assert_eq!(bench.processes()[0].state, "running");
+    assert_eq!(bench.engine.discarded(), 1);
+}
+
+fn open_of(open_id: u64, how: OpenMode, path: &str) -> EventKind {
+    let (path, mode, fd, uid) = (path.to_owned(), 0o100_644, 3, 0);
+    EventKind::Open(Open { open_id, how, path, mode, fd, uid, tracked: true, truncated: false })
+}
+
+#[test]
+fn an_open_and_its_close_are_two_rows_and_noise_is_none() {
+    let mut bench = Bench::new();
+    bench.feed(10, exec_of(1, CLAUDE, &["claude"]));
+    let before = bench.engine.discarded();
+    bench.feed(10, open_of(1, OpenMode::Create, "/nowhere/a"));
+    assert_eq!(bench.engine.store.open_files().iter().count(), 1);
+    bench.feed(10, open_of(2, OpenMode::Read, "/proc/self/maps"));
+    for (open_id, bytes_written) in [(2, 0), (1, 7)] {
+        bench.feed(10, EventKind::Close(Close { open_id, bytes_read: 0, bytes_written, seen: true }));
+    }
+    let rows = bench.files();
+    assert_eq!(rows.iter().map(|row| row.operation).collect::<Vec<_>>(), ["create", "close"]);
+    assert_eq!((rows[1].open_eid, rows[1].bytes_written), (Some(rows[0].eid), Some(7)));
+    assert_eq!(rows[0].in_project, Some(true));
+    assert_eq!(bench.engine.discarded() - before, 2);
+    assert_eq!(bench.engine.store.open_files().iter().count(), 0);
+    assert_eq!(bench.agents()[0].files_created, 1);
+}
+
+#[test]
+fn a_symlinks_name_is_what_was_made() {
+    let mut bench = Bench::new();
+    bench.feed(10, exec_of(1, CLAUDE, &["claude"]));
+    let path = CallPath { base: String::new(), name: "../target".into() };
+    let dest = Some(CallPath { base: "/nowhere".into(), name: "link".into() });
+    let kind = ChangeKind::Symlink;
+    bench.feed(10, EventKind::Change(Change { kind, path, dest, mode: None, mount_ns: 1, uid: 0, truncated: false }));
+    let row = &bench.files()[0];
+    assert_eq!((&*row.path, row.dest_path.as_deref()), ("../target", Some("/nowhere/link")));
+}
+
+fn step(state: Option<TcpState>, error: i32) -> EventKind {
+    EventKind::Connection(Connection {
+        socket_id: 1,
+        inode: 2,
+        fd: if state.is_none() { 4 } else { -1 },
+        v6: false,
+        local: "127.0.0.1:5000".parse().unwrap(),
+        remote: "192.0.2.1:443".parse().unwrap(),
+        state,
+        error,
+        net_ns: 1,
+    })
+}
+
+#[test]
+fn a_connections_states_and_its_end_after_its_owner() {
+    let mut bench = Bench::new();
+    bench.feed(10, exec_of(1, CLAUDE, &["claude"]));
+    bench.feed(10, step(Some(TcpState::SynSent), 0));
+    bench.feed(10, step(None, 0));
+    assert_eq!(bench.connections()[0].state, "connecting");
+    bench.feed(10, step(Some(TcpState::Established), 0));
+    assert_eq!(bench.connections()[0].state, "established");
+    bench.feed(10, exit_with(0));
+    bench.feed(10, step(Some(TcpState::FinWait1), 0));
+    bench.feed(10, step(Some(TcpState::Close), 0));
+    let rows = bench.connections();
+    assert_eq!((rows.len(), rows[0].state, rows[0].fd, rows[0].end_time.is_some()), (1, "closed", Some(4), true));
+    assert!(bench.engine.store.update(|state| state.live_connections.is_empty()));
+}
+
+#[test]
+fn a_refused_connection_waits_for_its_call_to_return() {
+    let mut bench = Bench::new();
+    bench.feed(10, exec_of(1, CLAUDE, &["claude"]));
+    bench.feed(10, step(Some(TcpState::SynSent), 0));
+    bench.feed(10, step(Some(TcpState::Close), 111));
+    bench.feed(10, step(None, 111));
+    let rows = bench.connections();
+    assert_eq!((rows.len(), rows[0].state, rows[0].error.as_deref()), (1, "failed", Some("ECONNREFUSED")));
+    assert_eq!(rows[0].fd, Some(4));
+    // The next attempt on the same socket is another connection.
+    bench.feed(10, step(Some(TcpState::SynSent), 0));
+    assert_eq!(bench.connections().len(), 2);
+    assert_eq!(bench.agents()[0].connections_total, 2);
+}
+
+#[test]
+fn without_a_route_there_is_a_row_all_the_same() {
+    let mut bench = Bench::new();
+    bench.feed(10, exec_of(1, CLAUDE, &["claude"]));
+    bench.feed(10, step(None, 101));
+    assert_eq!(
+        (bench.connections()[0].state, bench.connections()[0].error.as_deref()),
+        ("failed", Some("ENETUNREACH"))
+    );
+}
