@@ -52,6 +52,13 @@ impl Recorder {
     /// When there is no collector for this machine; the message says what would be needed.
     pub fn start(settings: &Settings) -> Result<Self, Error> {
         let catalogue = Arc::new(Catalogue::load(&settings.signature_dirs));
+        for row in catalogue.rows().iter().filter(|row| row.status != "loaded") {
+            tracing::warn!(
+                source = &*row.source,
+                "a signature is left out: {}",
+                row.message.as_deref().unwrap_or("no reason")
+            );
+        }
         let interest = Interest {
             literals: catalogue.literals(),
             interpreters: INTERPRETERS.iter().map(|name| (*name).to_owned()).collect(),
