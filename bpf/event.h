@@ -33,8 +33,7 @@
 #define AQ_SLOT_FREE 0
 #define AQ_SLOT_PROVISIONAL 1
 #define AQ_SLOT_CONFIRMED 2
-#define AQ_SLOT_CLEARED 3
-#define AQ_SLOT_MUTED 4
+#define AQ_SLOT_MUTED 3
 
 #define AQ_SLOTS 4096
 #define AQ_NO_SLOT 0xffffffff /* an exec outside any tree, shown because a signature has no literal */

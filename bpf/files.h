@@ -139,8 +139,10 @@ static __always_inline void handle_open(struct task_struct *task, const struct m
 		record->header.flags |= AQ_UNTRACKED;
 	key = descriptor_key(task, fd);
 	bpf_map_update_elem(&descriptors, &key, &address, BPF_ANY);
-	if (at > AQ_DATA_MAX)
+	if (at > AQ_DATA_MAX) {
+		COUNT(AQ_OPEN, oversized);
 		return;
+	}
 	submit(&record->header, AQ_TEXT + at, false);
 }
 

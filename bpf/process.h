@@ -257,7 +257,7 @@ int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm
 	record->exec.path_length = append_path(record, which, &at);
 
 	if (at > AQ_DATA_MAX - AQ_PATH_MAX)
-		return 0;
+		goto oversized; /* cannot be: the verifier wants it said */
 	length = bpf_probe_read_kernel_str(&record->data[at], AQ_PATH_MAX, BPF_CORE_READ(binary, filename));
 	length = length > 0 ? (length - 1) & (AQ_PATH_MAX - 1) : 0;
 	record->exec.exec_path_length = length;
@@ -274,7 +274,7 @@ int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm
 		cut = true;
 	}
 	if (at > AQ_DATA_MAX - AQ_ARGV_MAX)
-		return 0;
+		goto oversized;
 	KEEP_BOUND(bytes);
 	bytes &= AQ_ARGV_MAX - 1;
 	if (bpf_probe_read_user(&record->data[at], bytes, (void *)start)) {
@@ -285,11 +285,12 @@ int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm
 		record->header.flags |= AQ_TRUNCATED;
 	record->exec.argv_length = bytes;
 	at += bytes;
-	if (at > AQ_DATA_MAX) {
-		COUNT(AQ_EXEC, oversized);
-		return 0;
-	}
+	if (at > AQ_DATA_MAX)
+		goto oversized;
 	submit(&record->header, AQ_TEXT + at, true);
+	return 0;
+oversized:
+	COUNT(AQ_EXEC, oversized);
 	return 0;
 }
 

@@ -252,6 +252,35 @@ fn processes_have_their_place_their_end_and_their_arguments() {
 }
 
 #[test]
+fn an_agent_without_a_literal_is_recognised_late_and_its_tree_marked() {
+    if !can_record("an_agent_without_a_literal_is_recognised_late_and_its_tree_marked") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let signatures = folder.path().join("signatures");
+    std::fs::create_dir(&signatures).unwrap();
+    let yaml = "name: late\ndisplay_name: Late\ncategory: cli\ndetection:\n  exe_patterns: ['*/late*/ag*nt']\n";
+    std::fs::write(signatures.join("late.yaml"), yaml).unwrap();
+    std::fs::write(signatures.join("broken.yaml"), "name: [").unwrap();
+    let recorder = Recorder::start(&["--syscalls", "always", "--signatures", signatures.to_str().unwrap()]);
+    let refused = recorder.query("SELECT message FROM agent_signatures WHERE status = 'refused'");
+    assert!(refused[0]["message"].as_ref().unwrap().contains("broken.yaml:1:"), "{refused:?}");
+    let agent = folder.path().join("lately/agent");
+    std::fs::create_dir(agent.parent().unwrap()).unwrap();
+    std::fs::copy("/bin/bash", &agent).unwrap();
+    let made = folder.path().join("made");
+    let script = format!("sleep 0.3; bash -c 'echo x > {}'; true", made.display());
+    let mut child = Command::new(&agent).args(["-c", &script]).spawn().unwrap();
+    assert!(child.wait().unwrap().success());
+    Run { pid: child.id() }.recorded(&recorder);
+    let sql = format!(
+        "SELECT name FROM agent_file_ops WHERE agent = 'late' AND operation = 'create' AND path = '{}'",
+        made.display()
+    );
+    recorder.wait_for(&sql, "bash");
+}
+
+#[test]
 fn secrets_of_a_command_line_are_masked() {
     if !can_record("secrets_of_a_command_line_are_masked") {
         return;
