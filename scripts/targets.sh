@@ -10,8 +10,15 @@ targets=(x86_64-pc-windows-msvc aarch64-apple-darwin x86_64-apple-darwin aarch64
 targets_check() {
     local packages home
     packages=$(targets_packages)
-    home=$AGENTQUERY_CACHE/targets/$(sha256sum <<<"$packages" | cut -c1-12)
-    [ -e "$home/compiler" ] || targets_unpack "$home/compiler" "$packages"
+    home=$(targets_home "$packages")
+    if [ ! -e "$home/compiler" ]; then
+        # Package lists are often absent or old.
+        [ "$EUID" != 0 ] || apt-get update -qq </dev/null
+        packages=$(targets_packages)
+        [ -n "$packages" ] || die "rustc-web and rust-web-src are not in this system's package lists (Debian has them)"
+        home=$(targets_home "$packages")
+        targets_unpack "$home/compiler" "$packages"
+    fi
     [ -e "$home/sysroot" ] || targets_sysroot "$home"
     # Build scripts that compile C must succeed, but what they make isn't looked at: a compiler that makes empty files.
     # HOST_CC isn't set, so what runs on this machine is built by its own compiler.
@@ -21,20 +28,14 @@ targets_check() {
     say "no type errors for: ${targets[*]}"
 }
 
-# What apt would install for the compiler, one "package=version" a line; what is installed already isn't among it.
-targets_packages() {
-    local list
-    list=$(targets_simulate) || list=
-    if [ -z "$list" ] && [ "$EUID" = 0 ]; then
-        apt-get update -qq </dev/null
-        list=$(targets_simulate)
-    fi
-    [ -n "$list" ] || die "rustc-web and rust-web-src are not in this system's package lists (Debian has them)"
-    echo "$list"
+# targets_home PACKAGES: where what is made from them is kept.
+targets_home() {
+    echo "$AGENTQUERY_CACHE/targets/$(echo "$1 ${targets[*]}" | sha256sum | cut -c1-12)"
 }
 
-targets_simulate() {
-    apt-get install --simulate --no-install-recommends rustc-web rust-web-src 2>/dev/null |
+# What apt would install for the compiler, one "package=version" a line; what is installed already isn't among it.
+targets_packages() {
+    { apt-get install --simulate --no-install-recommends rustc-web rust-web-src 2>/dev/null || true; } |
         sed -n 's/^Inst \([^ ]*\) (\([^ ]*\) .*/\1=\2/p'
 }
 
