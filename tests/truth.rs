@@ -67,7 +67,7 @@ fn truth(mode: &str) {
     if !can_record("truth") {
         return;
     }
-    if std::env::var_os("AGENTQUERY_TEST_AGENTS").is_some_and(|agents| agents == "0") {
+    if std::env::var_os("AGENTQUERY_NO_AGENTS").is_some() {
         support::skipped("truth", "real agents are left out (--no-agents)");
         return;
     }
