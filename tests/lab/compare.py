@@ -24,7 +24,7 @@ LEAST_CMDLINE = 8192
 
 NOISE = re.compile(
     r"/(proc|sys|dev)/.*"
-    r"|/etc/ld\.so\.(cache|preload)"
+    r"|/etc/ld\.so\.(cache|preload)|/etc/locale\.alias"
     r"|(/usr)?/lib(32|64|x32)?/(.*/)?[^/]*\.so(\.[^/]*)?"
     r"|/usr/share/(locale|i18n)/.*|/usr/lib/locale/.*|/usr/lib/(.*/)?gconv/.*",
     re.S,

@@ -1,7 +1,8 @@
 //! Reads that every program does before it does anything: left out of the file operations. Nothing else is.
 
 const PSEUDO: [&str; 3] = ["/proc/", "/sys/", "/dev/"];
-const LOADER: [&str; 2] = ["/etc/ld.so.cache", "/etc/ld.so.preload"];
+/// The last one is a locale file that Debian keeps in /etc, behind a link in /usr/share/locale.
+const FILES: [&str; 3] = ["/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/locale.alias"];
 const LOCALE: [&str; 3] = ["/usr/share/locale/", "/usr/lib/locale/", "/usr/share/i18n/"];
 
 /// Whether *reading* this file says nothing about an agent.
@@ -15,7 +16,7 @@ pub fn is_noise(path: &str) -> bool {
         });
         below && (is_shared_object(path) || path.contains("/gconv/"))
     };
-    PSEUDO.into_iter().chain(LOCALE).any(|top| path.starts_with(top)) || LOADER.contains(&path) || library()
+    PSEUDO.into_iter().chain(LOCALE).any(|top| path.starts_with(top)) || FILES.contains(&path) || library()
 }
 
 /// `/lib`, `/lib32`, `/lib64`, `/libx32`.
@@ -47,6 +48,7 @@ mod tests {
             "/usr/lib/x86_64-linux-gnu/gconv/gconv-modules.cache",
             "/usr/lib/locale/locale-archive",
             "/usr/share/locale/locale.alias",
+            "/etc/locale.alias",
         ] {
             assert!(is_noise(path), "{path}");
         }

@@ -36,8 +36,10 @@ const SWEEP_AT_LEAST: Duration = Duration::from_millis(10);
 const SWEEP_AT_MOST: Duration = Duration::from_secs(1);
 
 /// Always attached, the exits first: a fork that is seen must not be left without its exit.
-const PROCESS_PROGRAMS: [&str; 3] = ["on_exit", "on_newtask", "on_exec"];
-const CALL_PROGRAMS: [&str; 2] = ["on_socket_state", "on_call"];
+/// The states of sockets with them: they cost nothing but where a connection begins or ends, and an agent's first moments
+/// must not wait for one more attachment.
+const PROCESS_PROGRAMS: [&str; 4] = ["on_exit", "on_newtask", "on_exec", "on_socket_state"];
+const CALL_PROGRAM: &str = "on_call";
 
 const KINDS: [&str; abi::AQ_KINDS as usize] = ["fork", "exec", "exit", "open", "close", "change", "connection"];
 
@@ -54,7 +56,7 @@ struct Shared {
 /// eBPF on Linux.
 pub struct EbpfCollector {
     // Links first: programs are detached before their maps go.
-    calls: Vec<Link>,
+    calls: Option<Link>,
     processes: Vec<Link>, // held: they detach on drop
     ring: Ring,
     maps: Arc<Maps>,
@@ -166,7 +168,7 @@ impl EbpfCollector {
         let events = events.ok_or_else(|| DegradationReason::Refused("the object has no ring".into()))?;
         let ring = Ring::new(events.as_fd(), events.max_entries()).map_err(|error| refused("ring", &error))?;
         let mut collector = Self {
-            calls: Vec::new(),
+            calls: None,
             processes: Vec::new(),
             ring,
             maps: Arc::new(maps),
@@ -187,7 +189,7 @@ impl EbpfCollector {
         }
         if syscalls == Syscalls::Always {
             collector.attach_calls();
-            if collector.calls.is_empty() {
+            if collector.calls.is_none() {
                 return Err(DegradationReason::Refused("the hook on system calls does not attach".into()));
             }
         }
@@ -247,10 +249,9 @@ impl EbpfCollector {
     }
 
     fn attach_calls(&mut self) {
-        let links: Result<Vec<_>, _> = CALL_PROGRAMS.iter().map(|name| attach(&self.object.0, name)).collect();
-        match links {
-            Ok(links) => {
-                self.calls = links;
+        match attach(&self.object.0, CALL_PROGRAM) {
+            Ok(link) => {
+                self.calls = Some(link);
                 self.attached_ns = Some(boot_ns());
                 self.shared.attached.store(true, Ordering::Relaxed);
             }
@@ -315,8 +316,8 @@ impl Collector for EbpfCollector {
             self.idle_since = Some(Instant::now());
         }
         let idle = self.agents == 0 && self.idle_since.is_some_and(|since| since.elapsed() > LINGER);
-        if idle && self.syscalls == Syscalls::OnDemand && !self.calls.is_empty() {
-            self.calls.clear();
+        if idle && self.syscalls == Syscalls::OnDemand && self.calls.is_some() {
+            self.calls = None;
             self.attached_ns = None;
             self.shared.attached.store(false, Ordering::Relaxed);
         }
