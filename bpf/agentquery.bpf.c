@@ -28,7 +28,7 @@ SEC("tp_btf/sys_exit")
 int BPF_PROG(on_call, struct pt_regs *regs, long result)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct call call = {};
+	struct call call;
 	struct mark mark;
 	bool compat;
 

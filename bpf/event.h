@@ -183,17 +183,22 @@ struct aq_control {
 	__u32 mark_generation;
 };
 
-/* An open file of an agent, by the address of its struct file. */
-struct aq_file {
-	__u64 open_id;
-	__u64 inode; /* address, to tell a reused struct file */
+/* In whose name the end of a file or a connection is told, whoever is running by then. */
+struct aq_owner {
 	__u64 start_ns;
-	__u64 bytes_read;
-	__u64 bytes_written;
 	__u32 pid;
 	__u32 tid;
 	__u32 slot;
 	__u32 generation;
+};
+
+/* An open file of an agent, by the address of its struct file. */
+struct aq_file {
+	__u64 open_id;
+	__u64 inode; /* address, to tell a reused struct file */
+	__u64 bytes_read;
+	__u64 bytes_written;
+	struct aq_owner owner;
 };
 
 _Static_assert(sizeof(struct aq_header) == 56, "aq_header");

@@ -45,16 +45,8 @@ static __always_inline void submit_close(const struct aq_file *entry, __u32 flag
 	struct aq_close record = {};
 
 	COUNT(AQ_CLOSE, seen);
-	record.header.version = AQ_VERSION;
-	record.header.kind = AQ_CLOSE;
+	begin_as(&record.header, AQ_CLOSE, &entry->owner);
 	record.header.flags = flags;
-	record.header.cpu = bpf_get_smp_processor_id();
-	record.header.boot_ns = bpf_ktime_get_boot_ns();
-	record.header.start_ns = entry->start_ns;
-	record.header.pid = entry->pid;
-	record.header.tid = entry->tid;
-	record.header.slot = entry->slot;
-	record.header.generation = entry->generation;
 	record.open_id = entry->open_id;
 	record.bytes_read = entry->bytes_read;
 	record.bytes_written = entry->bytes_written;
@@ -128,11 +120,7 @@ static __always_inline void handle_open(struct task_struct *task, const struct m
 	end_file(address, 0);
 	entry.open_id = record->open.open_id;
 	entry.inode = (__u64)inode;
-	entry.start_ns = record->header.start_ns;
-	entry.pid = record->header.pid;
-	entry.tid = record->header.tid;
-	entry.slot = mark->slot;
-	entry.generation = mark->generation;
+	own(&entry.owner, task, mark);
 	walk_file(which, file);
 	record->open.path_length = append_path(record, which, &at);
 	if (bpf_map_update_elem(&files, &address, &entry, BPF_ANY))

@@ -89,19 +89,11 @@ struct {
 	__type(value, __u64);
 } descriptors SEC(".maps");
 
-struct owner {
-	__u64 start_ns;
-	__u32 pid;
-	__u32 tid;
-	__u32 slot;
-	__u32 generation;
-};
-
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, int);
-	__type(value, struct owner);
+	__type(value, struct aq_owner);
 } owners SEC(".maps");
 
 /* The record being made. One for each program that can interrupt, or be interrupted by, another. */
@@ -165,19 +157,37 @@ static __always_inline bool is_shown(const struct aq_slot *slot)
 	return slot && (slot->state == AQ_SLOT_PROVISIONAL || slot->state == AQ_SLOT_CONFIRMED);
 }
 
-/* Fills the header but for the length. Every record that is begun ends in submit() or is counted otherwise. */
-static __always_inline void begin(struct aq_header *header, __u32 kind, struct task_struct *task, const struct mark *mark)
+/* Fills the header but for the length, in the name of a process. Every record that is begun ends in submit() or is
+ * counted otherwise. */
+static __always_inline void begin_as(struct aq_header *header, __u32 kind, const struct aq_owner *owner)
 {
 	header->version = AQ_VERSION;
 	header->kind = kind;
 	header->flags = 0;
 	header->cpu = bpf_get_smp_processor_id();
 	header->boot_ns = bpf_ktime_get_boot_ns();
-	header->start_ns = task->group_leader->start_boottime;
-	header->pid = task->tgid;
-	header->tid = task->pid;
-	header->slot = mark->slot;
-	header->generation = mark->generation;
+	header->start_ns = owner->start_ns;
+	header->pid = owner->pid;
+	header->tid = owner->tid;
+	header->slot = owner->slot;
+	header->generation = owner->generation;
+}
+
+static __always_inline void own(struct aq_owner *owner, struct task_struct *task, const struct mark *mark)
+{
+	owner->start_ns = task->group_leader->start_boottime;
+	owner->pid = task->tgid;
+	owner->tid = task->pid;
+	owner->slot = mark->slot;
+	owner->generation = mark->generation;
+}
+
+static __always_inline void begin(struct aq_header *header, __u32 kind, struct task_struct *task, const struct mark *mark)
+{
+	struct aq_owner owner;
+
+	own(&owner, task, mark);
+	begin_as(header, kind, &owner);
 }
 
 #define RECORDS 0

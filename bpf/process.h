@@ -25,6 +25,18 @@ struct {
 	__type(value, struct words);
 } words SEC(".maps");
 
+/* The pid in the task's own pid namespace: struct pid ends in one number for each level. */
+static __always_inline __u32 ns_pid_of(struct task_struct *task)
+{
+	struct pid *pid = task->thread_pid;
+	__u32 level = BPF_CORE_READ(pid, level), number = 0;
+
+	bpf_probe_read_kernel(&number, sizeof(number),
+			      (void *)pid + bpf_core_field_offset(struct pid, numbers) +
+				      level * bpf_core_type_size(struct upid));
+	return number;
+}
+
 /* copy_process: every new thread and process, io_uring's workers too (those have no sched_process_fork). The child does
  * not run yet, so nothing of it can come before this. */
 SEC("tp_btf/task_newtask")
@@ -34,8 +46,6 @@ int BPF_PROG(on_newtask, struct task_struct *child, __u64 clone_flags)
 	struct aq_fork record = {};
 	struct mark mark, *own;
 	struct aq_slot *slot = slot_of(parent, &mark);
-	struct pid *pid;
-	__u32 level;
 
 	if (!slot || slot->state == AQ_SLOT_FREE)
 		return 0;
@@ -52,11 +62,7 @@ int BPF_PROG(on_newtask, struct task_struct *child, __u64 clone_flags)
 	begin(&record.header, AQ_FORK, parent, &mark);
 	record.child_pid = child->tgid;
 	record.child_start_ns = child->start_boottime;
-	pid = child->thread_pid;
-	level = BPF_CORE_READ(pid, level);
-	bpf_probe_read_kernel(&record.child_ns_pid, sizeof(__u32),
-			      (void *)pid + bpf_core_field_offset(struct pid, numbers) +
-				      level * bpf_core_type_size(struct upid));
+	record.child_ns_pid = ns_pid_of(child);
 	submit(&record.header, sizeof(record), true);
 	return 0;
 }
@@ -201,14 +207,13 @@ static __always_inline bool mark_provisional(struct task_struct *task, struct ma
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm *binary)
 {
-	__u32 which = SCRATCH_EXEC, at = 0, level;
+	__u32 which = SCRATCH_EXEC, at = 0;
 	struct record *record;
 	struct mark mark = { .slot = AQ_NO_SLOT };
 	struct aq_slot *slot = slot_of(task, &mark);
 	struct mm_struct *mm = task->mm;
 	struct file *image = mm->exe_file;
 	bool candidate, cut = false;
-	struct pid *pid;
 	__u64 start, end, bytes;
 	long length;
 
@@ -240,11 +245,7 @@ int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm
 		record->header.flags |= AQ_CANDIDATE;
 	record->exec.cgroup_id = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
 	record->exec.parent = task->real_parent->tgid;
-	pid = task->thread_pid;
-	level = BPF_CORE_READ(pid, level);
-	bpf_probe_read_kernel(&record->exec.ns_pid, sizeof(__u32),
-			      (void *)pid + bpf_core_field_offset(struct pid, numbers) +
-				      level * bpf_core_type_size(struct upid));
+	record->exec.ns_pid = ns_pid_of(task);
 	record->exec.uid = BPF_CORE_READ(task, real_cred, uid.val);
 	record->exec.gid = BPF_CORE_READ(task, real_cred, gid.val);
 	record->exec.mount_ns = BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);

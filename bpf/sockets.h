@@ -89,7 +89,7 @@ int BPF_PROG(on_socket_state, struct sock *sk, int old, int new)
 {
 	struct aq_connection record = {};
 	struct task_struct *task;
-	struct owner *owner;
+	struct aq_owner *owner;
 	struct mark mark;
 
 	if (sk->sk_protocol != IPPROTO_TCP)
@@ -104,27 +104,14 @@ int BPF_PROG(on_socket_state, struct sock *sk, int old, int new)
 			COUNT(AQ_CONNECTION, oversized); /* no memory: its states will not be seen, but connect will */
 			return 0;
 		}
-		begin(&record.header, AQ_CONNECTION, task, &mark);
-		owner->start_ns = record.header.start_ns;
-		owner->pid = record.header.pid;
-		owner->tid = record.header.tid;
-		owner->slot = mark.slot;
-		owner->generation = mark.generation;
+		own(owner, task, &mark);
 	} else {
 		owner = bpf_sk_storage_get(&owners, sk, NULL, 0);
 		if (!owner)
 			return 0;
 		COUNT(AQ_CONNECTION, seen);
-		record.header.version = AQ_VERSION;
-		record.header.kind = AQ_CONNECTION;
-		record.header.cpu = bpf_get_smp_processor_id();
-		record.header.boot_ns = bpf_ktime_get_boot_ns();
-		record.header.start_ns = owner->start_ns;
-		record.header.pid = owner->pid;
-		record.header.tid = owner->tid;
-		record.header.slot = owner->slot;
-		record.header.generation = owner->generation;
 	}
+	begin_as(&record.header, AQ_CONNECTION, owner);
 	read_socket(&record, sk);
 	record.fd = -1;
 	record.state = new;

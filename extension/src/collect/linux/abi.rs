@@ -173,14 +173,19 @@ pub struct aq_control {
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
-pub struct aq_file {
-    pub open_id: __u64,
-    pub inode: __u64,
+pub struct aq_owner {
     pub start_ns: __u64,
-    pub bytes_read: __u64,
-    pub bytes_written: __u64,
     pub pid: __u32,
     pub tid: __u32,
     pub slot: __u32,
     pub generation: __u32,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct aq_file {
+    pub open_id: __u64,
+    pub inode: __u64,
+    pub bytes_read: __u64,
+    pub bytes_written: __u64,
+    pub owner: aq_owner,
 }
