@@ -278,6 +278,8 @@ fn an_agent_without_a_literal_is_recognised_late_and_its_tree_marked() {
         made.display()
     );
     recorder.wait_for(&sql, "bash");
+    let gap = recorder.value("SELECT start_gap_ms > 0 FROM ai_agents WHERE agent = 'late'");
+    assert_eq!(gap.as_deref(), Some("1"), "what it did before it was marked was not seen");
 }
 
 #[test]

@@ -226,17 +226,17 @@ impl Engine {
             }
             (Some(process), None) => self.program(event, exec, &process, false),
             (None, Some(found)) => {
-                let mark = if event.mark.slot == u32::MAX {
-                    let Some(mark) = collector.mark_tree(event.process.pid) else {
-                        tracing::error!(pid = event.process.pid, "an agent was found but could not be marked");
-                        return;
-                    };
-                    mark
-                } else {
+                if event.mark.slot != u32::MAX {
                     collector.confirm(event.mark);
-                    event.mark
-                };
-                self.start_instance(event, exec, mark, &found, None, collector);
+                    let gap = gap_ms(event, collector.syscalls_since());
+                    self.start_instance(event, exec, event.mark, &found, None, gap);
+                } else if let Some(mark) = collector.mark_tree(event.process.pid) {
+                    // Recognised late: what it did until it was marked was not seen.
+                    let since = collector.syscalls_since().map(|since| since.max(crate::collect::boot_ns()));
+                    self.start_instance(event, exec, mark, &found, None, gap_ms(event, since));
+                } else {
+                    tracing::error!(pid = event.process.pid, "an agent was found but could not be marked");
+                }
             }
             (None, None) => {
                 self.discarded += 1;
@@ -266,7 +266,7 @@ impl Engine {
         exec: &Exec,
         process: &Process,
         found: &Match,
-        collector: &mut dyn Collector,
+        collector: &dyn Collector,
     ) {
         let time_ns = self.clock.unix(event.boot_ns);
         let above = self.instances.get_mut(&process.instance).map(|instance| {
@@ -280,7 +280,8 @@ impl Engine {
                 state.processes.push(row);
             }
         });
-        self.start_instance(event, exec, process.mark, found, above, collector);
+        let gap = gap_ms(event, collector.syscalls_since());
+        self.start_instance(event, exec, process.mark, found, above, gap);
         // The mark counts processes; this one was counted at its fork.
         if let Some((alive, _)) = self.marks.get_mut(&process.mark) {
             *alive -= 1;
@@ -294,7 +295,7 @@ impl Engine {
         mark: Mark,
         found: &Match,
         parent_agent_id: Option<i64>,
-        collector: &dyn Collector,
+        start_gap_ms: Option<i64>,
     ) {
         let time_ns = self.clock.unix(event.boot_ns);
         let eid = self.clock.next_eid();
@@ -303,11 +304,6 @@ impl Engine {
         let signature: &Signature = &found.signature;
         let project = (exec.mount_ns == self.boot.mount_ns).then(|| project::root(&exec.cwd)).flatten();
         let container_id = self.containers.of(exec.cgroup_id, event.process.pid);
-        let gap = match collector.syscalls_since() {
-            Some(since) if since <= event.boot_ns => Some(0),
-            Some(since) => i64::try_from((since - event.boot_ns).div_ceil(1_000_000)).ok(),
-            None => None,
-        };
         let row = AgentRow {
             agent_id: agent_id(&self.boot.id, event.process),
             agent: signature.name.clone(),
@@ -335,7 +331,7 @@ impl Engine {
             confidence: found.confidence.into(),
             evidence: found.evidence.as_str().into(),
             start_time: time_ns / 1_000_000_000,
-            start_gap_ms: gap,
+            start_gap_ms,
             time_ns,
             processes_total: 1,
             ns_pid: Some(exec.ns_pid.into()),
@@ -527,6 +523,11 @@ pub(super) struct Context<'a> {
     pub clock: &'a mut Clock,
     pub store: &'a Store,
     pub boot: &'a Boot,
+}
+
+/// From an instance's first exec to the moment since which all of it is seen; `None` while it is not.
+fn gap_ms(event: &Event, since: Option<u64>) -> Option<i64> {
+    since.and_then(|since| i64::try_from(since.saturating_sub(event.boot_ns).div_ceil(1_000_000)).ok())
 }
 
 fn end_program(row: &mut ProcessRow, time_ns: i64, state: &'static str) {
