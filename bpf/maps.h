@@ -226,7 +226,8 @@ static __always_inline bool take_token(__u32 index, __u64 now)
 
 /*
  * Offers a record to the ring. File records stop when it is three quarters full, so that exec, exit and connect keep
- * the rest, and wake the recorder only when much is waiting; the others wake it at once.
+ * the rest, and wake the recorder only when much is waiting. The others are urgent and wake it at once, but for forks:
+ * an exec or an exit follows each, and a wakeup costs more than the record.
  */
 static __always_inline bool submit(struct aq_header *header, __u32 length, bool urgent)
 {
@@ -244,9 +245,9 @@ static __always_inline bool submit(struct aq_header *header, __u32 length, bool 
 			COUNT(header->kind, throttled);
 			return false;
 		}
-		if (waiting < 256 * 1024)
-			flags = BPF_RB_NO_WAKEUP;
 	}
+	if ((!urgent || header->kind == AQ_FORK) && waiting < 256 * 1024)
+		flags = BPF_RB_NO_WAKEUP;
 	if (bpf_ringbuf_output(&events, header, length, flags)) {
 		COUNT(header->kind, ring_full);
 		return false;

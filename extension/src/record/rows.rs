@@ -3,6 +3,7 @@
 //! Fields are named as their columns; what they mean is said once, in the column's description.
 #![allow(missing_docs)]
 
+use super::log::Weigh;
 use crate::value::Text;
 
 #[derive(Debug, Clone, Default)]
@@ -184,4 +185,42 @@ pub struct CollectorRow {
     pub latency_p95_us: Option<i64>,
     pub latency_p99_us: Option<i64>,
     pub message: Option<Text>,
+}
+
+/// What an allocation of text costs besides the text: the counts of its owners, and the allocator's share.
+const ALLOCATION: usize = 32;
+
+fn texts<'a>(texts: impl IntoIterator<Item = Option<&'a Text>>) -> usize {
+    texts.into_iter().flatten().map(|text| ALLOCATION + text.len()).sum()
+}
+
+// Texts that rows share, such as an agent's name, are not counted.
+
+impl Weigh for AgentRow {
+    fn weight(&self) -> usize {
+        size_of::<Self>() + texts([Some(&self.path), Some(&self.cmdline), Some(&self.evidence), self.cwd.as_ref()])
+    }
+}
+
+impl Weigh for ProcessRow {
+    fn weight(&self) -> usize {
+        let own = [&self.path, &self.exec_path, &self.cmdline, &self.cwd];
+        // A fork's texts are its parent's.
+        size_of::<Self>() + if self.how == "fork" { 0 } else { texts(own.map(Option::as_ref)) }
+    }
+}
+
+impl Weigh for ConnectionRow {
+    fn weight(&self) -> usize {
+        size_of::<Self>()
+            + texts([self.local_address.as_ref(), self.remote_address.as_ref(), self.net_namespace.as_ref()])
+    }
+}
+
+impl Weigh for FileOpRow {
+    fn weight(&self) -> usize {
+        // A close has its open's path.
+        let own = if self.open_eid.is_none() { Some(&self.path) } else { None };
+        size_of::<Self>() + texts([own, self.dest_path.as_ref(), self.mode.as_ref()])
+    }
 }

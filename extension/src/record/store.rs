@@ -9,8 +9,11 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use super::log::{Log, Snapshot};
 use super::rows::{AgentRow, CollectorRow, ConnectionRow, FileOpRow, OpenFileRow, ProcessRow, SignatureRow};
 
-/// Finished rows kept in memory, for each table.
-const FINISHED_ROWS: usize = 250_000;
+/// Memory for the finished rows of each table, in bytes: together with all else less than 100 MB.
+const AGENTS: usize = 2 << 20;
+const PROCESSES: usize = 18 << 20;
+const CONNECTIONS: usize = 6 << 20;
+const FILE_OPS: usize = 58 << 20;
 
 /// What only the collector knows at the moment of asking.
 pub trait Probe: Send + Sync {
@@ -46,13 +49,13 @@ pub struct State {
 impl Default for State {
     fn default() -> Self {
         Self {
-            agents: Log::new(FINISHED_ROWS),
+            agents: Log::new(AGENTS),
             live_agents: BTreeMap::new(),
-            processes: Log::new(FINISHED_ROWS),
+            processes: Log::new(PROCESSES),
             live_processes: BTreeMap::new(),
-            connections: Log::new(FINISHED_ROWS),
+            connections: Log::new(CONNECTIONS),
             live_connections: BTreeMap::new(),
-            file_ops: Log::new(FINISHED_ROWS),
+            file_ops: Log::new(FILE_OPS),
             open_files: BTreeMap::new(),
             signatures: Vec::new(),
         }

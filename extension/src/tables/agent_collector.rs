@@ -44,9 +44,11 @@ pub(super) static TABLE: Declaration<CollectorRow> = Declaration {
         bigint("in_flight", "Events in the ring", |row| row.in_flight.into()),
         bigint("discarded", "Events received and then found to be of no agent", |row| row.discarded.into()),
         bigint("evicted", "Rows that left memory because of the limit", |row| row.evicted.into()),
-        bigint("latency_p50_us", "Median of the microseconds from the event to its row", |row| {
-            row.latency_p50_us.into()
-        }),
+        bigint(
+            "latency_p50_us",
+            "Median of the microseconds from an event to its row, or to the finding that it is none",
+            |row| row.latency_p50_us.into(),
+        ),
         bigint("latency_p95_us", "95th percentile of the same", |row| row.latency_p95_us.into()),
         bigint("latency_p99_us", "99th percentile of the same", |row| row.latency_p99_us.into()),
         text("message", "More about it, for people", |row| (&row.message).into()),
