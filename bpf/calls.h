@@ -47,6 +47,7 @@ enum operation {
 #if defined(__TARGET_ARCH_x86)
 #include <asm/unistd_64.h>
 #else
+#define __ARCH_WANT_RENAMEAT /* as arm64 itself has it: what rename(3) of glibc calls there */
 #include <asm-generic/unistd.h>
 #endif
 

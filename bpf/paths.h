@@ -61,7 +61,7 @@ __noinline int walk_step(__u32 which)
 	length = BPF_CORE_READ(dentry, d_name.len);
 	if (length > 255)
 		length = 255;
-	if (at > AQ_PATH_MAX || at < length + 1)
+	if (at > AQ_PATH_MAX || at <= length + 1) /* 4096 bytes would be a length of 0 below */
 		return 1;
 	at -= length;
 	if (bpf_probe_read_kernel(&buffer->text[at & (AQ_PATH_MAX - 1)], length & 255, BPF_CORE_READ(dentry, d_name.name)))

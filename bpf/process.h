@@ -203,6 +203,17 @@ static __always_inline bool mark_provisional(struct task_struct *task, struct ma
 	return true;
 }
 
+/* The exec that would have told of the mark is lost: nobody else gives its slot back. */
+static __always_inline void unmark(struct mark *mark)
+{
+	struct aq_slot *slot = bpf_map_lookup_elem(&slots, &mark->slot);
+
+	if (!slot)
+		return;
+	slot->state = AQ_SLOT_FREE;
+	bpf_map_push_elem(&free_slots, &mark->slot, 0);
+}
+
 /* begin_new_exec is done: the new image and its arguments are in place, and were just written, so they can be read. */
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm *binary)
@@ -213,7 +224,7 @@ int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm
 	struct aq_slot *slot = slot_of(task, &mark);
 	struct mm_struct *mm = task->mm;
 	struct file *image = mm->exe_file;
-	bool candidate, cut = false;
+	bool candidate, fresh = false, cut = false;
 	__u64 start, end, bytes;
 	long length;
 
@@ -227,6 +238,7 @@ int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm
 				COUNT(AQ_EXEC, throttled); /* every slot is in use */
 				return 0;
 			}
+			fresh = true;
 		} else if (control_now() && control_now()->show_every_exec) {
 			COUNT(AQ_EXEC, seen);
 			mark.slot = AQ_NO_SLOT;
@@ -288,10 +300,13 @@ int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm
 	at += bytes;
 	if (at > AQ_DATA_MAX)
 		goto oversized;
-	submit(&record->header, AQ_TEXT + at, true);
+	if (!submit(&record->header, AQ_TEXT + at, true) && fresh)
+		unmark(&mark);
 	return 0;
 oversized:
 	COUNT(AQ_EXEC, oversized);
+	if (fresh)
+		unmark(&mark);
 	return 0;
 }
 

@@ -14,6 +14,8 @@
 #define EINPROGRESS 115
 #define EALREADY 114
 #define EISCONN 106
+#define EINTR 4
+#define ERESTARTSYS 512 /* include/linux/errno.h: what a signal makes of a call that may start anew */
 
 struct address {
 	__u16 family;
@@ -45,6 +47,12 @@ static __always_inline void read_socket(struct aq_connection *record, struct soc
 	}
 }
 
+/* The connection goes on when connect does not wait for it, or no longer. */
+static __always_inline bool goes_on(long result)
+{
+	return result >= 0 || result == -EINPROGRESS || result == -EINTR || result == -ERESTARTSYS;
+}
+
 static __always_inline void handle_connect(struct task_struct *task, const struct mark *mark, const struct call *call, long result)
 {
 	struct file *file = file_at(task, call->arguments[0]);
@@ -71,7 +79,7 @@ static __always_inline void handle_connect(struct task_struct *task, const struc
 	begin(&record.header, AQ_CONNECTION, task, mark);
 	read_socket(&record, sk);
 	record.fd = call->arguments[0];
-	record.error = result < 0 && result != -EINPROGRESS ? -result : 0;
+	record.error = goes_on(result) ? 0 : -result;
 	if (record.error) {
 		/* What was asked for: the socket has forgotten it. */
 		record.remote_port = bpf_ntohs(address.port);

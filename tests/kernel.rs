@@ -342,3 +342,30 @@ P",
     assert_eq!(unreachable["state"].as_deref(), Some("failed"));
     assert!(unreachable["error"].is_some());
 }
+
+#[test]
+fn a_connect_that_a_signal_interrupts_is_one_connection_that_did_not_fail() {
+    if !can_record("a_connect_that_a_signal_interrupts_is_one_connection_that_did_not_fail") {
+        return;
+    }
+    let recorder = recorder();
+    // The queue is full: the connection waits until the signal's handler makes room, and python's connect with it.
+    let script = r"python3 - <<'P'
+import signal, socket
+listener = socket.socket(); listener.bind(('127.0.0.1', 0)); listener.listen(0)
+first = socket.create_connection(listener.getsockname())
+signal.signal(signal.SIGALRM, lambda *_: listener.accept())
+signal.setitimer(signal.ITIMER_REAL, 0.2)
+second = socket.create_connection(listener.getsockname())
+second.close(); first.close()
+P";
+    let run = Agent::new().run(script).recorded(recorder);
+    let ends = format!(
+        "SELECT count(*) FROM agent_connections WHERE agent_id = {} AND error IS NULL AND state != 'failed'",
+        run.id()
+    );
+    recorder.wait_for(&ends, "2");
+    let all = format!("SELECT * FROM agent_connections WHERE agent_id = {}", run.id());
+    let rows = recorder.query(&all);
+    assert_eq!(rows.len(), 2, "{rows:?}");
+}

@@ -11,6 +11,7 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use support::{Recorder, can_record};
 
@@ -43,13 +44,16 @@ fn run(agent: &str, script: &str, out: &Path) -> PathBuf {
     panic!("{agent} {script}: no run succeeded");
 }
 
-fn compare(recorder: &Recorder, agent: &str, folder: &Path) -> Result<String, String> {
+fn compare(recorder: &Recorder, agent: &str, folder: &Path, since: u64) -> Result<String, String> {
     // Files that ended without a close and the last states of connections come a moment after the last process.
     std::thread::sleep(std::time::Duration::from_millis(1500));
     let table = |name: &str| {
         let file = folder.join(format!("{name}.json"));
-        std::fs::write(&file, serde_json::to_string(&recorder.query(&format!("SELECT * FROM {name}"))).unwrap())
-            .unwrap();
+        std::fs::write(
+            &file,
+            serde_json::to_string(&recorder.query(&format!("SELECT * FROM {name} WHERE time >= {since}"))).unwrap(),
+        )
+        .unwrap();
         file
     };
     let output = Command::new("python3")
@@ -82,8 +86,9 @@ fn truth(mode: &str) {
     let work = || {
         loop {
             let Some((agent, script)) = waiting.lock().unwrap().pop() else { return };
+            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() - 1;
             let folder = run(agent, script, out.path());
-            match compare(&recorder, agent, &folder) {
+            match compare(&recorder, agent, &folder, since) {
                 Ok(text) => eprintln!("{mode} {agent} {script}: {}", text.trim()),
                 Err(text) => failures.lock().unwrap().push(format!("{mode} {agent} {script}:\n{text}")),
             }

@@ -90,8 +90,8 @@ pub trait Collector {
     /// all so far, led to no row.
     fn commit(&mut self, discarded: u64);
 
-    /// The tree of this mark is an agent's.
-    fn confirm(&mut self, mark: Mark);
+    /// The tree of this mark is an agent's. False when the mark was released meanwhile.
+    fn confirm(&mut self, mark: Mark) -> bool;
 
     /// The tree of this mark is none of ours, or has ended: its slot can be used again.
     fn release(&mut self, mark: Mark);

@@ -17,31 +17,46 @@ fn id_in(path: &str) -> Option<&str> {
     })
 }
 
-/// The container of a control group, asked for once a group.
+/// The container of a control group, asked for once a group where a group is one container.
 #[derive(Debug, Default)]
 pub struct Containers {
     known: HashMap<u64, Option<Text>>,
 }
 
 impl Containers {
-    /// The container of a process that is in this control group; read from `/proc` the first time.
+    /// The container of a process that is in this control group; read from `/proc` unless it is known.
     pub fn of(&mut self, cgroup_id: u64, pid: u32) -> Option<Text> {
         if let Some(known) = self.known.get(&cgroup_id) {
             return known.clone();
         }
         let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
         let found = text.lines().filter_map(|line| line.splitn(3, ':').nth(2)).find_map(id_in).map(Text::from);
-        if self.known.len() >= 4096 {
-            self.known.clear();
+        if is_unified(&text) {
+            if self.known.len() >= 4096 {
+                self.known.clear();
+            }
+            self.known.insert(cgroup_id, found.clone());
         }
-        self.known.insert(cgroup_id, found.clone());
         found
     }
+}
+
+/// Whether all groups of a process are those of the unified hierarchy. Under the older one, containers may share the
+/// group whose id the kernel gives us, and must not share their answer.
+fn is_unified(text: &str) -> bool {
+    text.lines().all(|line| line.starts_with("0::"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_answer_for_all_of_a_group_needs_the_unified_hierarchy() {
+        assert!(is_unified("0::/system.slice/x.service\n"));
+        assert!(!is_unified("5:memory:/docker/x\n0::/system.slice/containerd.service\n"));
+        assert!(!is_unified("5:memory:/docker/x\n"));
+    }
 
     #[test]
     fn ids_are_found_in_the_names_that_engines_use() {

@@ -4,7 +4,7 @@
 //! [`Store`]; it asks the collector to confirm or to release a mark as soon as it knows. Files and connections have
 //! modules of their own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::Store;
@@ -72,6 +72,8 @@ pub struct Engine {
     next_instance: usize,
     /// Living processes under a mark, and the instance that a stray process under it belongs to.
     marks: HashMap<Mark, (usize, usize)>,
+    /// Marks of programs that are no agents.
+    unclaimed: HashSet<Mark>,
     files: Files,
     connections: Connections,
     discarded: u64,
@@ -94,6 +96,7 @@ impl Engine {
             instances: HashMap::new(),
             next_instance: 0,
             marks: HashMap::new(),
+            unclaimed: HashSet::new(),
             files: Files::default(),
             connections: Connections::default(),
             discarded: 0,
@@ -117,6 +120,12 @@ impl Engine {
         self.clock.set(unix_ns(), boot_ns);
         for event in events.drain(..) {
             self.take_one(&event, collector);
+        }
+        // After the batch: `env` that is no agent may already have become one.
+        for mark in std::mem::take(&mut self.unclaimed) {
+            if !self.marks.contains_key(&mark) {
+                collector.release(mark);
+            }
         }
         self.publish_instances(collector);
     }
@@ -226,8 +235,7 @@ impl Engine {
             }
             (Some(process), None) => self.program(event, exec, &process, false),
             (None, Some(found)) => {
-                if event.mark.slot != u32::MAX {
-                    collector.confirm(event.mark);
+                if event.mark.slot != u32::MAX && collector.confirm(event.mark) {
                     let gap = gap_ms(event, collector.syscalls_since());
                     self.start_instance(event, exec, event.mark, &found, None, gap);
                 } else if let Some(mark) = collector.mark_tree(event.process.pid) {
@@ -240,8 +248,8 @@ impl Engine {
             }
             (None, None) => {
                 self.discarded += 1;
-                if event.mark.slot != u32::MAX && !self.marks.contains_key(&event.mark) {
-                    collector.release(event.mark);
+                if event.mark.slot != u32::MAX {
+                    self.unclaimed.insert(event.mark);
                 }
             }
         }

@@ -311,9 +311,12 @@ impl Collector for EbpfCollector {
                 }
             }
         });
-        if candidate && self.attached_ns.is_none() {
-            self.attach_calls();
+        if candidate {
+            // Anew for each: else the hook may go while the recorder makes up its mind about this one.
             self.idle_since = Some(Instant::now());
+            if self.attached_ns.is_none() {
+                self.attach_calls();
+            }
         }
         let idle = self.agents == 0 && self.idle_since.is_some_and(|since| since.elapsed() > LINGER);
         if idle && self.syscalls == Syscalls::OnDemand && self.calls.is_some() {
@@ -333,13 +336,16 @@ impl Collector for EbpfCollector {
         self.ring.commit();
     }
 
-    fn confirm(&mut self, mark: Mark) {
-        self.set_state(mark, abi::AQ_SLOT_CONFIRMED);
+    fn confirm(&mut self, mark: Mark) -> bool {
+        let used = self.slot(mark).is_some_and(|slot| slot.state != abi::AQ_SLOT_FREE);
+        used && self.set_state(mark, abi::AQ_SLOT_CONFIRMED)
     }
 
     fn release(&mut self, mark: Mark) {
         // A free slot of the same generation shows nothing; the next use of it has another generation.
-        if mark.slot == abi::AQ_MUTED_SLOT || !self.set_state(mark, abi::AQ_SLOT_FREE) {
+        // Given back once: a slot that is free twice would be given to two trees, and one of them not be seen.
+        let used = self.slot(mark).is_some_and(|slot| slot.state != abi::AQ_SLOT_FREE);
+        if mark.slot == abi::AQ_MUTED_SLOT || !used || !self.set_state(mark, abi::AQ_SLOT_FREE) {
             return;
         }
         if let Err(error) = self.maps.free_slots.update(&[], &mark.slot.to_ne_bytes(), MapFlags::ANY) {
@@ -504,6 +510,7 @@ impl Probe for EbpfProbe {
             let file: abi::aq_file = read(&bytes).ok()?;
             Some((file.open_id, (file.bytes_read, file.bytes_written)))
         };
-        self.maps.files.keys().filter_map(entry).collect()
+        // A key that goes while we are at it makes the kernel begin again: bounded, whatever goes on meanwhile.
+        self.maps.files.keys().take(2 * self.maps.files.max_entries() as usize).filter_map(entry).collect()
     }
 }

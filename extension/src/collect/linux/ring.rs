@@ -91,7 +91,9 @@ impl RingMap {
 
     /// Shows every record that was not read yet, without reading it.
     pub fn look(&self, mut show: impl FnMut(&[u8])) {
-        let (mut at, produced) = (self.read.load(Ordering::Acquire), self.produced());
+        // In this order: what lies between is then never more than the ring holds.
+        let produced = self.produced();
+        let mut at = self.read.load(Ordering::Acquire);
         while let Some((record, valid, next)) = self.record(at, produced) {
             if valid {
                 show(record);

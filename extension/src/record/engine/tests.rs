@@ -37,8 +37,12 @@ impl Collector for Told {
         Ok(())
     }
     fn commit(&mut self, _: u64) {}
-    fn confirm(&mut self, mark: Mark) {
-        self.confirmed.push(mark);
+    fn confirm(&mut self, mark: Mark) -> bool {
+        let used = !self.released.contains(&mark);
+        if used {
+            self.confirmed.push(mark);
+        }
+        used
     }
     fn release(&mut self, mark: Mark) {
         self.released.push(mark);
@@ -125,6 +129,32 @@ impl Bench {
     fn connections(&self) -> Vec<ConnectionRow> {
         self.engine.store.connections().iter().cloned().collect()
     }
+}
+
+#[test]
+fn a_mark_is_not_given_back_while_its_program_becomes_an_agent() {
+    let mut bench = Bench::new();
+    let event = |boot_ns, kind| Event { boot_ns, process: key(10), mark: MARK, kind };
+    let mut events = vec![
+        event(1_000_000, exec_of(1, "/usr/bin/env", &["env", "claude-code"])),
+        event(2_000_000, exec_of(1, CLAUDE, &["claude"])),
+    ];
+    bench.engine.take(&mut events, 2_000_000, &mut bench.told);
+    assert_eq!((&*bench.told.confirmed, &*bench.told.released), (&[MARK][..], &[][..]));
+    assert_eq!(bench.agents().len(), 1);
+}
+
+#[test]
+fn an_agent_under_a_mark_that_was_given_back_gets_one_of_its_own() {
+    let mut bench = Bench::new();
+    bench.feed(10, exec_of(1, "/usr/bin/env", &["env", "claude-code"]));
+    assert_eq!(bench.told.released, [MARK]);
+    bench.feed(10, exec_of(1, CLAUDE, &["claude"]));
+    assert_eq!(bench.told.confirmed, []);
+    assert_eq!(bench.agents().len(), 1);
+    let own = Mark { slot: 99, generation: 1 };
+    bench.feed_marked(10, own, exit_with(0));
+    assert_eq!(bench.told.released, [MARK, own]);
 }
 
 #[test]
