@@ -49,9 +49,14 @@ fn compare(recorder: &Recorder, agent: &str, folder: &Path, since: u64) -> Resul
     std::thread::sleep(std::time::Duration::from_millis(1500));
     let table = |name: &str| {
         let file = folder.join(format!("{name}.json"));
+        // Whatever else is an agent on this machine is left to itself.
+        let ours = format!("SELECT agent_id FROM ai_agents WHERE cwd LIKE '{}/%'", folder.display());
         std::fs::write(
             &file,
-            serde_json::to_string(&recorder.query(&format!("SELECT * FROM {name} WHERE time >= {since}"))).unwrap(),
+            serde_json::to_string(
+                &recorder.query(&format!("SELECT * FROM {name} WHERE time >= {since} AND agent_id IN ({ours})")),
+            )
+            .unwrap(),
         )
         .unwrap();
         file

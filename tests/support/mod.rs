@@ -124,7 +124,9 @@ impl Agent {
         std::fs::create_dir_all(folder.path().join("work")).unwrap();
         std::fs::write(package.join("package.json"), r#"{"version": "1.2.3"}"#).unwrap();
         let shell = package.join("bin/claude.exe");
-        std::fs::copy("/bin/bash", &shell).unwrap();
+        // By another program: a copy open for writing here would be inherited by what another test starts at that
+        // moment, and could not be run (ETXTBSY).
+        assert!(Command::new("cp").arg("/bin/bash").arg(&shell).status().unwrap().success());
         Self { folder, shell }
     }
 
