@@ -109,7 +109,7 @@ impl Engine {
         self.instances.len()
     }
 
-    /// Records that led to no row: noise, and what came before a mark was cleared.
+    /// Records that led to no row: noise, and what came before a mark was given back.
     #[must_use]
     pub fn discarded(&self) -> u64 {
         self.discarded

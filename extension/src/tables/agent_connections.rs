@@ -35,7 +35,7 @@ pub(super) static TABLE: Declaration<ConnectionRow> = Declaration {
         bigint("agent_id", "The running instance of the agent; joins with ai_agents", |row| row.agent_id.into()),
         bigint("pid", "Process id, as the host sees it", |row| row.pid.into()),
         bigint("process_eid", "Row of agent_processes that did it", |row| row.process_eid.into()),
-        text("name", "Name of the process, at most 15 characters", |row| (&row.name).into()),
+        text("name", "Name of the process: the file name of its image", |row| (&row.name).into()),
         bigint("fd", "Descriptor", |row| row.fd.into()),
         bigint("socket", "Inode of the socket; joins with process_open_sockets", |row| row.socket.into()),
         integer("family", "Address family: 2 is IPv4, 10 is IPv6, 1 is UNIX", |row| row.family.into()),

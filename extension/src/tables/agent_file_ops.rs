@@ -39,7 +39,7 @@ pub(super) static TABLE: Declaration<FileOpRow> = Declaration {
         bigint("agent_id", "The running instance of the agent; joins with ai_agents", |row| row.agent_id.into()),
         bigint("pid", "Process id, as the host sees it", |row| row.pid.into()),
         bigint("process_eid", "Row of agent_processes that did it", |row| row.process_eid.into()),
-        text("name", "Name of the process, at most 15 characters", |row| (&row.name).into()),
+        text("name", "Name of the process: the file name of its image", |row| (&row.name).into()),
         text(
             "operation",
             "open_read, open_write, create, truncate, close, delete, rename, link, symlink, mkdir, rmdir, chmod or chown",

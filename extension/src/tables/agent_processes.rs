@@ -41,7 +41,7 @@ pub(super) static TABLE: Declaration<ProcessRow> = Declaration {
         bigint("parent", "Process that started it", |row| row.parent.into()),
         bigint("parent_eid", "Row of this table that started it", |row| row.parent_eid.into()),
         bigint("depth", "Steps below the agent's root process, which is 0", |row| row.depth.into()),
-        text("name", "Name of the process, at most 15 characters", |row| (&row.name).into()),
+        text("name", "Name of the process: the file name of its image", |row| (&row.name).into()),
         text("path", "Image that runs", |row| (&row.path).into()),
         text("exec_path", "Name as passed to exec", |row| (&row.exec_path).into()),
         text("cmdline", "Command line, secrets masked", |row| (&row.cmdline).into()),
