@@ -350,14 +350,16 @@ fn a_connect_that_a_signal_interrupts_is_one_connection_that_did_not_fail() {
     }
     let recorder = recorder();
     // The queue is full: the connection waits until the signal's handler makes room, and python's connect with it.
+    // It is full only when the first connection stands in it, which on a busy machine is after its connect's return.
     let script = r"python3 - <<'P'
-import signal, socket
+import select, signal, socket
 listener = socket.socket(); listener.bind(('127.0.0.1', 0)); listener.listen(0)
 first = socket.create_connection(listener.getsockname())
+select.select([listener], [], [])
 signal.signal(signal.SIGALRM, lambda *_: listener.accept())
 signal.setitimer(signal.ITIMER_REAL, 0.2)
 second = socket.create_connection(listener.getsockname())
-second.close(); first.close()
+listener.accept(); second.close(); first.close()
 P";
     let run = Agent::new().run(script).recorded(recorder);
     let ends = format!(

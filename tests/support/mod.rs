@@ -91,7 +91,8 @@ impl Recorder {
                 let agents = self.query("SELECT * FROM ai_agents");
                 let running = self.query("SELECT * FROM agent_processes WHERE state = 'running'");
                 let health = self.query("SELECT * FROM agent_collector");
-                panic!("{sql}: {got:?}, not {wanted:?}\n{agents:?}\n{running:?}\n{health:?}");
+                let connections = self.query("SELECT * FROM agent_connections");
+                panic!("{sql}: {got:?}, not {wanted:?}\n{agents:?}\n{running:?}\n{connections:?}\n{health:?}");
             }
             std::thread::sleep(Duration::from_millis(50));
         }
