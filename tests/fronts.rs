@@ -15,9 +15,10 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use agentquery::osquery::client::Client;
-use agentquery::osquery::{Server, Source, Stop, extension, manager};
+use agentquery::osquery::{Access, Server, Source, Stop, extension, manager};
 use agentquery::shell::format::{Mode, Writer};
 use agentquery::shell::{Backend, Engine, Limits};
+use agentquery::tables::Viewer;
 use serde_json::Value;
 
 fn tests() -> PathBuf {
@@ -43,7 +44,7 @@ fn agentquery() -> Command {
 }
 
 fn serve(directory: &Path, file_ops: i64) -> Server {
-    manager::serve(&directory.join("agentquery.em"), Source::of(fixture::store(file_ops))).unwrap()
+    manager::serve(&directory.join("agentquery.em"), Access::Own, fixture::store(file_ops)).unwrap()
 }
 
 /// Rows of a result in no order, NULL as osquery writes it.
@@ -69,7 +70,7 @@ fn json(backend: &mut dyn Backend, sql: &str) -> Value {
 fn the_same_rows_through_every_front() {
     let directory = tempfile::tempdir().unwrap();
     let store = fixture::store(10);
-    let server = manager::serve(&directory.path().join("agentquery.em"), Source::of(store.clone())).unwrap();
+    let server = manager::serve(&directory.path().join("agentquery.em"), Access::Own, store.clone()).unwrap();
 
     let osquery = directory.path().join("osquery.em");
     let stop = Stop::default();
@@ -89,7 +90,7 @@ fn the_same_rows_through_every_front() {
     serving.join().unwrap().unwrap();
 
     let queries: Value = serde_json::from_str(&std::fs::read_to_string(queries).unwrap()).unwrap();
-    let mut engine = Engine::new(store, Limits::default()).unwrap();
+    let mut engine = Engine::new(store, Viewer::All, Limits::default()).unwrap();
     let mut client = Client::new(server.path());
     let mut not_empty = 0;
     for (query, extension) in queries.as_array().unwrap().iter().zip(extension.as_array().unwrap()) {

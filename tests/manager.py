@@ -271,7 +271,9 @@ def query(path, sql):
     client = ExtensionManager.Client(TBinaryProtocol.TBinaryProtocol(transport))
     assert client.ping().code == 0
     assert client.registerExtension(InternalExtensionInfo(name="x"), {}).code != 0
-    assert client.call("table", "ai_agents", {"action": "generate"}).status.code != 0
+    assert client.call("table", "ai_agents", {"action": "generate"}).status.code == 0
+    assert client.call("table", "processes", {"action": "generate"}).status.code != 0
+    assert client.call("config", "filesystem", {"action": "genConfig"}).status.code != 0
     assert client.query("DROP TABLE ai_agents").status.code != 0
     columns = [name for column in client.getQueryColumns(sql).response for name in column]
     response = client.query(sql)

@@ -4,20 +4,29 @@ use std::ffi::OsString;
 use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
+use agentquery::collect::{DegradationReason, Syscalls};
+use agentquery::config::{self, Config};
+use agentquery::front::Front;
+use agentquery::lock::Place;
 use agentquery::osquery::client::Client;
-use agentquery::osquery::{self, Source, Stop};
-use agentquery::record::Store;
-use agentquery::recorder::{Recorder, Settings};
+use agentquery::osquery::{self, Stop};
+use agentquery::recorder::Settings;
+use agentquery::sensor::{Sensor, Standby};
 use agentquery::shell::format::{Mode, Writer};
-use agentquery::shell::{Backend, Engine, Error, Limits, repl};
-use anyhow::Context as _;
+use agentquery::shell::{Backend, Error, repl};
+use anyhow::{Context as _, anyhow};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-/// Time that the recorder gets to end when the program is told to.
-const GOODBYE: Duration = Duration::from_secs(2);
+/// Where a recorder keeps its state.
+const STATE_DIR: &str = "/var/lib/agentquery";
+
+/// Where it answers. The directory is everybody's to enter: what each gets to see is decided for each.
+const SOCKET_DIR: &str = "/run/agentquery";
+
+/// The socket's name, as osquery calls its own.
+const SOCKET: &str = "agentquery.em";
 
 /// SQL for what AI coding agents do on this machine.
 ///
@@ -34,17 +43,23 @@ struct Cli {
 /// How to record.
 #[derive(Debug, Args)]
 struct Recording {
+    /// File with settings [default: /etc/agentquery/agentquery.yaml, when there is one]
+    #[arg(long, global = true, value_name = "FILE", env = "AGENTQUERY_CONFIG")]
+    config: Option<PathBuf>,
+    /// Directory of the recorder's lock and state [default: /var/lib/agentquery]
+    #[arg(long, global = true, value_name = "DIR", env = "AGENTQUERY_STATE_DIR")]
+    state_dir: Option<PathBuf>,
     /// Directory with further signatures of agents; may be given several times
     #[arg(long, global = true, value_name = "DIR")]
     signatures: Vec<PathBuf>,
-    /// When to hear system calls: from the first program that may be an agent on, or always
-    #[arg(long, global = true, value_name = "WHEN", default_value = "on_demand")]
-    syscalls: Syscalls,
+    /// When to hear system calls: from the first program that may be an agent on (the default), or always
+    #[arg(long, global = true, value_name = "WHEN")]
+    syscalls: Option<When>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
 #[value(rename_all = "snake_case")]
-enum Syscalls {
+enum When {
     OnDemand,
     Always,
 }
@@ -61,16 +76,16 @@ enum Command {
         #[command(flatten)]
         connect: Connect,
     },
-    /// Ask interactively, recording meanwhile; .help lists the shell's commands
+    /// Ask interactively; .help lists the shell's commands
     Shell {
         #[command(flatten)]
         output: Output,
         #[command(flatten)]
         connect: Connect,
     },
-    /// Record, and answer queries on a socket as osqueryd does
+    /// Record, and answer on a socket; while another process records, be ready to take over
     Run {
-        /// Socket to serve [default: /run/agentquery/agentquery.em as root, else in the user's runtime directory]
+        /// Socket to serve [default: /run/agentquery/agentquery.em, or in the directory of --state-dir]
         #[arg(long, value_name = "PATH")]
         socket: Option<PathBuf>,
     },
@@ -138,24 +153,53 @@ impl Output {
 
 #[derive(Debug, Args)]
 struct Connect {
-    /// Ask the server on this socket (agentquery run, or osqueryd) in place of recording
+    /// Ask the server on this socket (a recorder's, or osqueryd's) and no other
     #[arg(long, value_name = "SOCKET")]
     connect: Option<PathBuf>,
 }
 
 impl Recording {
-    fn start(&self) -> anyhow::Result<Recorder> {
-        Ok(Recorder::start(&self.settings())?)
+    /// What is to be recorded and where. The command line goes before the file.
+    fn settings(&self, config: Config, socket: Option<PathBuf>) -> (Settings, Place) {
+        let state_dir = self.state_dir.clone().or(config.state_dir);
+        let beside = state_dir.as_ref().map_or_else(|| Path::new(SOCKET_DIR).into(), Clone::clone);
+        let place = Place {
+            socket: socket.or(config.socket).unwrap_or_else(|| beside.join(SOCKET)),
+            state_dir: state_dir.unwrap_or_else(|| STATE_DIR.into()),
+        };
+        let syscalls = match self.syscalls {
+            Some(When::OnDemand) => Syscalls::OnDemand,
+            Some(When::Always) => Syscalls::Always,
+            None => config.syscalls.unwrap_or_default(),
+        };
+        let signature_dirs = [config::SIGNATURES.into()].into_iter().chain(config.signatures);
+        let signature_dirs = signature_dirs.chain(self.signatures.iter().cloned()).collect();
+        (Settings { syscalls, signature_dirs, faults: Vec::new() }, place)
     }
 
-    #[allow(clippy::needless_update)] // what has no option here stays as it is
-    fn settings(&self) -> Settings {
-        Settings {
-            syscalls_always: self.syscalls == Syscalls::Always,
-            signature_dirs: self.signatures.clone(),
-            ..Settings::default()
-        }
+    fn sensor(&self, socket: Option<PathBuf>, standby: Standby) -> anyhow::Result<Sensor> {
+        let config = Config::load(self.config.as_deref())?;
+        let (settings, place) = self.settings(config, socket);
+        make_socket_dir(&place)?;
+        Ok(Sensor::start(settings, place, standby)?)
     }
+}
+
+fn is_root() -> bool {
+    // SAFETY: geteuid has no preconditions.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// The directory of the default socket. Others are made by whoever chooses them.
+fn make_socket_dir(place: &Place) -> anyhow::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = Path::new(SOCKET_DIR);
+    if place.socket.parent() != Some(directory) || !is_root() || directory.exists() {
+        return Ok(());
+    }
+    std::fs::create_dir(directory)
+        .and_then(|()| std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755)))
+        .with_context(|| format!("cannot make {}", directory.display()))
 }
 
 /// The program.
@@ -182,7 +226,11 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
         let Cli { recording, command } = Cli::parse_from(arguments);
         (recording, command)
     };
-    log(matches!(&command, Command::Extension(extension) if extension.verbose));
+    log(match &command {
+        Command::Extension(extension) => extension.verbose,
+        Command::Run { .. } => true,
+        _ => false,
+    });
     match command {
         Command::Query { sql, output, connect } => with_backend(&recording, &connect, |backend| {
             let result = backend.run(&sql, &mut Writer::new(io::stdout().lock(), output.mode()));
@@ -194,7 +242,7 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
             Ok(unless_reader_left(result.map_err(Error::Write))?)
         }),
         Command::Run { socket } => serve(&recording, socket),
-        Command::Extension(extension) => extend(recording.settings(), &extension),
+        Command::Extension(extension) => extend(&recording, &extension),
     }
 }
 
@@ -221,72 +269,44 @@ fn with_backend(
     if let Some(socket) = &connect.connect {
         return ask(&mut Client::new(socket));
     }
-    let recorder = recording.start()?;
-    ask(&mut Engine::new(recorder.store(), Limits::default())?)
+    let sensor = recording.sensor(None, Standby::Reluctant)?;
+    sensor.source().wait_until_known().map_err(|why| anyhow!(why))?;
+    ask(&mut Front::new(sensor.source().clone()))
 }
 
 fn serve(recording: &Recording, socket: Option<PathBuf>) -> anyhow::Result<()> {
-    let socket = socket.map_or_else(default_socket, Ok)?;
+    if !is_root() {
+        return Err(DegradationReason::NotPrivileged.into());
+    }
     let stop = Stop::default();
     stop.on_signals()?;
-    let recorder = recording.start()?;
-    let server = osquery::manager::serve(&socket, Source::of(recorder.store()))?;
-    eprintln!("agentquery records and answers; ask with: agentquery query --connect {} SQL", server.path().display());
+    let sensor = recording.sensor(socket, Standby::Ready)?;
+    sensor.source().wait_until_known().map_err(|why| anyhow!(why))?;
     stop.wait_for_it();
     Ok(())
 }
 
-fn default_socket() -> anyhow::Result<PathBuf> {
-    // SAFETY: geteuid has no preconditions.
-    let directory = if unsafe { libc::geteuid() } == 0 {
-        PathBuf::from("/run/agentquery")
-    } else {
-        let directory =
-            std::env::var_os("XDG_RUNTIME_DIR").context("$XDG_RUNTIME_DIR is not set; give --socket PATH")?;
-        PathBuf::from(directory).join("agentquery")
-    };
-    std::os::unix::fs::DirBuilderExt::mode(std::fs::DirBuilder::new().recursive(true), 0o700)
-        .create(&directory)
-        .with_context(|| format!("cannot make {}; give --socket PATH", directory.display()))?;
-    Ok(directory.join("agentquery.em"))
-}
-
-fn extend(settings: Settings, extension: &Extension) -> anyhow::Result<()> {
+fn extend(recording: &Recording, extension: &Extension) -> anyhow::Result<()> {
     let stop = Stop::default();
     stop.on_signals()?;
-    let source = Source::default();
-    let ended = record_aside(settings, source.clone(), stop.clone())?;
+    // osquery would start it again for ever, and nobody would see what it wrote: it goes on, and a table tells.
+    let (config, fault) = match Config::load(recording.config.as_deref()) {
+        Ok(config) => (config, None),
+        Err(error) => (Config::default(), Some(error.to_string())),
+    };
+    let (mut settings, place) = recording.settings(config, None);
+    if let Some(fault) = fault {
+        tracing::error!(fault, "the configuration does not count");
+        settings.faults.push(fault);
+    }
+    make_socket_dir(&place)?;
+    let sensor = Sensor::start(settings, place, Standby::Ready)?;
     let options = osquery::extension::Options {
         socket: extension.socket.clone(),
         timeout: Duration::from_secs(extension.timeout),
         interval: Duration::from_secs(extension.interval.max(1)),
     };
-    let result = osquery::extension::run(&options, &source, &stop);
-    stop.request();
-    // A recorder that hangs in the kernel must not keep osquery waiting.
-    let _ = ended.recv_timeout(GOODBYE);
-    Ok(result?)
-}
-
-/// Records on a thread of its own, for osquery gives an extension three seconds to register.
-fn record_aside(settings: Settings, source: Source, stop: Stop) -> io::Result<std::sync::mpsc::Receiver<()>> {
-    let (end, ended) = std::sync::mpsc::channel();
-    std::thread::Builder::new().name("recorder".into()).spawn(move || {
-        // Dropped, and so heard of, when this thread ends in whatever way.
-        let _end: std::sync::mpsc::Sender<()> = end;
-        match Recorder::start(&settings) {
-            Ok(recorder) => {
-                let store: Arc<Store> = recorder.store();
-                source.set(Ok(store));
-                stop.wait_for_it();
-            }
-            Err(error) => {
-                tracing::error!(%error, "nothing is recorded");
-                source.set(Err(format!("agentquery records nothing: {error}")));
-            }
-        }
-    })?;
-    Ok(ended)
+    Ok(osquery::extension::run(&options, sensor.source(), &stop)?)
 }
 
 #[cfg(test)]
@@ -311,10 +331,32 @@ mod tests {
     }
 
     #[test]
+    fn the_command_line_goes_before_the_file() {
+        let line = |rest: &[&str]| {
+            let cli = Cli::try_parse_from([&["agentquery", "run"], rest].concat()).unwrap();
+            let config = Config {
+                syscalls: Some(Syscalls::Always),
+                signatures: vec!["/file".into()],
+                state_dir: Some("/state".into()),
+                socket: None,
+            };
+            let Command::Run { socket } = cli.command else { panic!("another command") };
+            cli.recording.settings(config, socket)
+        };
+        let (settings, place) = line(&[]);
+        assert_eq!(settings.syscalls, Syscalls::Always);
+        assert_eq!(settings.signature_dirs, [Path::new(config::SIGNATURES), Path::new("/file")]);
+        assert_eq!(place, Place { state_dir: "/state".into(), socket: "/state/agentquery.em".into() });
+        let (settings, place) = line(&["--syscalls", "on_demand", "--state-dir", "/s", "--socket", "/x"]);
+        assert_eq!(settings.syscalls, Syscalls::OnDemand);
+        assert_eq!(place, Place { state_dir: "/s".into(), socket: "/x".into() });
+    }
+
+    #[test]
     fn one_output_at_most() {
         assert!(Cli::try_parse_from(["agentquery", "query", "SELECT 1", "--json", "--csv"]).is_err());
         let cli = Cli::try_parse_from(["agentquery", "query", "SELECT 1", "--csv", "--syscalls", "always"]).unwrap();
-        assert_eq!(cli.recording.syscalls, Syscalls::Always);
+        assert_eq!(cli.recording.syscalls, Some(When::Always));
         assert!(matches!(cli.command, Command::Query { output, .. } if output.mode() == Mode::Csv));
     }
 }

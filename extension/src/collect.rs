@@ -58,7 +58,8 @@ pub struct CollectError {
 }
 
 /// When the hook on system calls is attached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Syscalls {
     /// From the first process that may be an agent until some minutes after the last.
     #[default]

@@ -5,16 +5,24 @@
 //! declares them, `osquery` and `shell` answer from them.
 
 pub mod collect;
+pub mod config;
 pub mod enrich;
 pub mod event;
+#[cfg(unix)]
+pub mod front;
 pub mod identify;
+pub mod lock;
 #[cfg(unix)]
 pub mod osquery;
 pub mod record;
 pub mod recorder;
+#[cfg(unix)]
+pub mod sensor;
 pub mod shell;
 pub mod tables;
+pub mod trust;
 pub mod value;
+mod yaml;
 
 #[cfg(test)]
 extern crate self as agentquery;

@@ -11,15 +11,17 @@ pub mod extension;
 #[rustfmt::skip]
 mod generated;
 pub mod manager;
+mod peer;
 mod plugin;
 mod server;
 mod socket;
+mod source;
 mod stop;
 mod transport;
 
-pub use plugin::Source;
 pub use server::Server;
-pub use socket::BindError;
+pub use socket::{Access, BindError};
+pub use source::{Rows, Source};
 pub use stop::Stop;
 
 use generated::{ExtensionResponse, ExtensionStatus};

@@ -21,10 +21,12 @@ const IDLE: Duration = Duration::from_millis(250);
 /// What a recorder can be told.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
-    /// System calls are seen always, not only while an agent lives.
-    pub syscalls_always: bool,
+    /// When system calls are seen.
+    pub syscalls: Syscalls,
     /// Folders with signatures of one's own, which override the ones of the same name that are compiled in.
     pub signature_dirs: Vec<PathBuf>,
+    /// What was wrong with the settings, for `agent_collector` to tell.
+    pub faults: Vec<String>,
 }
 
 /// Why recording cannot start.
@@ -64,8 +66,9 @@ impl Recorder {
             interpreters: INTERPRETERS.iter().map(|name| (*name).to_owned()).collect(),
             every_exec: catalogue.needs_every_exec(),
         };
-        let syscalls = if settings.syscalls_always { Syscalls::Always } else { Syscalls::OnDemand };
+        let syscalls = settings.syscalls;
         let store = Arc::new(Store::default());
+        store.update(|state| state.faults.clone_from(&settings.faults));
         let stop = Arc::new(AtomicBool::new(false));
         let (ready, started) = std::sync::mpsc::sync_channel(1);
         let thread = {
@@ -91,6 +94,12 @@ impl Recorder {
             Ok(Err(reason)) => Err(reason.into()),
             Err(_) => Err(Error::Collector(DegradationReason::Refused("the recording thread ended".into()))),
         }
+    }
+
+    /// Whether it still records.
+    #[must_use]
+    pub fn is_recording(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
     /// The rows.

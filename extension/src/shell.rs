@@ -28,6 +28,9 @@ pub enum Error {
     /// The query ran too long.
     #[error("the query took longer than {0} seconds and was stopped; narrow it, for example by time")]
     TooLong(u64),
+    /// The query needs too much memory.
+    #[error("the queries that run now need more than {0} MB of memory; sort or group fewer rows, or fewer columns")]
+    TooLarge(u32),
     /// There is no statement in the SQL.
     #[error("there is no SQL to run")]
     Empty,

@@ -21,9 +21,11 @@ mod lookup;
 mod pattern;
 mod scan;
 pub mod schema;
+mod viewer;
 
 pub use lookup::Lookup;
 pub use scan::{DEFAULT_ROW_CAP, Request, Rows, Scan, ScanError, WINDOW_SECONDS, open, open_at_rows, scan};
+pub use viewer::{Owner, Viewer};
 
 use std::sync::Arc;
 
@@ -199,6 +201,7 @@ pub(crate) struct Declaration<R: 'static> {
     rows: fn(&Store) -> Snapshot<R>,
     /// The last second of a row's life; none while it lives and for rows that have no time.
     ended: fn(&R) -> Option<i64>,
+    owner: fn(&R) -> Owner,
 }
 
 /// A declared table, whatever its rows are.
@@ -208,7 +211,7 @@ pub trait Table: Sync {
     /// Its columns, in order.
     fn columns(&self) -> Vec<&Column>;
     /// Its rows as they are now, newest first.
-    fn cursor(&self, store: &Store) -> Box<dyn Cursor>;
+    fn cursor(&'static self, store: &Store) -> Box<dyn Cursor>;
 }
 
 /// A row in a walk.
@@ -233,6 +236,8 @@ pub trait Cursor: Send {
     fn value(&self, column: usize) -> Value;
     /// The last second of the row's life; none while it lives and for rows that have no time.
     fn ended(&self) -> Option<i64>;
+    /// Whose the row is.
+    fn owner(&self) -> Owner;
 }
 
 impl<R: Send + Sync + 'static> Table for Declaration<R> {
@@ -244,17 +249,16 @@ impl<R: Send + Sync + 'static> Table for Declaration<R> {
         self.fields.iter().map(|field| &field.column).collect()
     }
 
-    fn cursor(&self, store: &Store) -> Box<dyn Cursor> {
+    fn cursor(&'static self, store: &Store) -> Box<dyn Cursor> {
         let segments: Arc<[_]> = (self.rows)(store).into_segments().into();
         let position = Position { segment: segments.len(), row: 0 };
-        Box::new(Walk { fields: self.fields, ended: self.ended, segments, position })
+        Box::new(Walk { table: self, segments, position })
     }
 }
 
 /// The walk over a snapshot, from its end. It takes references only, so that a million rows are not copied.
 struct Walk<R: 'static> {
-    fields: &'static [Field<R>],
-    ended: fn(&R) -> Option<i64>,
+    table: &'static Declaration<R>,
     segments: Arc<[Arc<Vec<R>>]>,
     /// Beyond the last segment before its first step; beside the first row at the end.
     position: Position,
@@ -291,15 +295,19 @@ impl<R: Send + Sync> Cursor for Walk<R> {
 
     fn fork(&self) -> Box<dyn Cursor> {
         let segments = Arc::clone(&self.segments);
-        Box::new(Self { fields: self.fields, ended: self.ended, segments, position: self.position })
+        Box::new(Self { table: self.table, segments, position: self.position })
     }
 
     fn value(&self, column: usize) -> Value {
-        self.current().zip(self.fields.get(column)).map_or(Value::Null, |(row, field)| (field.value)(row))
+        self.current().zip(self.table.fields.get(column)).map_or(Value::Null, |(row, field)| (field.value)(row))
     }
 
     fn ended(&self) -> Option<i64> {
-        self.current().and_then(self.ended)
+        self.current().and_then(self.table.ended)
+    }
+
+    fn owner(&self) -> Owner {
+        self.current().map_or(Owner::Unknown, self.table.owner)
     }
 }
 

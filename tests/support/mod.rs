@@ -31,19 +31,24 @@ pub fn skipped(test: &str, why: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
 }
 
-/// `agentquery run` on a socket of its own.
+/// `agentquery run` on a socket and a state directory of its own: it records beside whatever records already.
 pub struct Recorder {
     child: Child,
     pub socket: PathBuf,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Recorder {
     pub fn start(arguments: &[&str]) -> Self {
+        Self::start_by(Command::new(AGENTQUERY), arguments)
+    }
+
+    /// Started by another program, which is to exec what follows its own arguments.
+    pub fn start_by(mut command: Command, arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("agentquery.sock");
-        let mut command = Command::new(AGENTQUERY);
-        command.arg("run").arg("--socket").arg(&socket).args(arguments).stdin(Stdio::null());
+        command.arg("run").arg("--socket").arg(&socket).arg("--state-dir").arg(folder.path().join("state"));
+        command.args(arguments).stdin(Stdio::null());
         // It ends with the thread that started it, at the latest.
         let end_with_us = || {
             // SAFETY: changes this process only.
@@ -52,7 +57,7 @@ impl Recorder {
         };
         // SAFETY: between fork and exec there is only this system call.
         unsafe { command.pre_exec(end_with_us) };
-        let mut recorder = Self { child: command.spawn().unwrap(), socket, _folder: folder };
+        let mut recorder = Self { child: command.spawn().unwrap(), socket, folder };
         let deadline = Instant::now() + Duration::from_secs(30);
         while !recorder.socket.exists() {
             assert!(recorder.child.try_wait().unwrap().is_none(), "the recorder ended at once");
@@ -60,6 +65,17 @@ impl Recorder {
             std::thread::sleep(Duration::from_millis(20));
         }
         recorder
+    }
+
+    /// Where its lock is.
+    pub fn state_dir(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    /// Kills it, and waits until it is gone.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 
     /// The rows of a query.
@@ -101,8 +117,7 @@ impl Recorder {
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }
 
@@ -142,7 +157,22 @@ impl Agent {
     }
 
     pub fn run_with(&self, script: &str, arguments: &[&str]) -> Run {
-        let mut child = Command::new(&self.shell)
+        self.run_by(Command::new(&self.shell), script, arguments)
+    }
+
+    /// Runs it as another user.
+    pub fn run_as(&self, uid: u32, script: &str) -> Run {
+        let id = uid.to_string();
+        for path in [self.folder.path(), &self.work()] {
+            assert!(Command::new("chown").arg(&id).arg(path).status().unwrap().success());
+        }
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]).arg(&self.shell);
+        self.run_by(command, script, &[])
+    }
+
+    fn run_by(&self, mut command: Command, script: &str, arguments: &[&str]) -> Run {
+        let mut child = command
             .args(["-c", script, "agent"])
             .args(arguments)
             .current_dir(self.work())

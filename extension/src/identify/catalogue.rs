@@ -1,8 +1,7 @@
 //! All signatures, and the way from a process to the one that fits.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::{DirEntry, File, OpenOptions};
-use std::io::Read as _;
+use std::fs::DirEntry;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,6 +9,7 @@ use super::format::{MAX_FILE, SignatureError};
 use super::signature::{Score, Signature};
 use super::{ARGUMENTS, Match, ProcessFacts, builtin, is_interpreter, window};
 use crate::record::rows::SignatureRow;
+use crate::trust::{self, TrustError};
 
 /// Files that are read of one directory.
 const MAX_FILES: usize = 1000;
@@ -219,13 +219,11 @@ fn argv_text(argv: &[String]) -> String {
 
 /// The signature files of a directory, in the order of their names.
 fn signature_files(dir: &Path) -> Result<Vec<PathBuf>, SignatureError> {
-    let read = |error| SignatureError::read(dir, error);
-    match std::fs::metadata(dir) {
-        Ok(metadata) if !is_trusted(&metadata) => return Err(SignatureError::Untrusted { file: dir.into() }),
-        Ok(_) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(read(error)),
+    let read = |source| TrustError::Read { file: dir.into(), source };
+    if !dir.try_exists().map_err(read)? {
+        return Ok(Vec::new());
     }
+    trust::directory(dir)?;
     let is_signature =
         |path: &PathBuf| path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
     let entries: Result<Vec<DirEntry>, _> = std::fs::read_dir(dir).map_err(read)?.collect();
@@ -235,22 +233,9 @@ fn signature_files(dir: &Path) -> Result<Vec<PathBuf>, SignatureError> {
     Ok(files)
 }
 
-/// The text of a file that only its owner, root or this user, can change.
+/// The text of a file that only root or this user can change.
 fn read(path: &Path) -> Result<String, SignatureError> {
-    let error = |error| SignatureError::read(path, error);
-    let file = open(path).map_err(error)?;
-    let metadata = file.metadata().map_err(error)?;
-    if !metadata.is_file() {
-        return Err(SignatureError::NotAFile { file: path.into() });
-    }
-    if !is_trusted(&metadata) {
-        return Err(SignatureError::Untrusted { file: path.into() });
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(error)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(SignatureError::TooLarge { file: path.into() });
-    }
+    let bytes = trust::read(path, MAX_FILE)?;
     String::from_utf8(bytes).map_err(|bytes| {
         let valid = bytes.as_bytes().get(..bytes.utf8_error().valid_up_to()).unwrap_or_default();
         let line = valid.split(|byte| *byte == b'\n').count() as u64;
@@ -258,31 +243,6 @@ fn read(path: &Path) -> Result<String, SignatureError> {
         let message = "is not UTF-8; save it in that encoding".to_owned();
         SignatureError::Invalid { file: path.display().to_string(), line, column, message }
     })
-}
-
-#[cfg(unix)]
-fn open(path: &Path) -> std::io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    // A FIFO must not make the start wait.
-    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
-}
-
-#[cfg(not(unix))]
-fn open(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().read(true).open(path)
-}
-
-#[cfg(unix)]
-fn is_trusted(metadata: &std::fs::Metadata) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-    // SAFETY: geteuid has no preconditions and cannot fail.
-    let own = unsafe { libc::geteuid() };
-    (metadata.uid() == 0 || metadata.uid() == own) && metadata.mode() & 0o022 == 0
-}
-
-#[cfg(not(unix))]
-fn is_trusted(_metadata: &std::fs::Metadata) -> bool {
-    true
 }
 
 fn name_of(path: &Path) -> String {

@@ -3,10 +3,13 @@
 //! A mistake in a file is named with its line and column, also where the YAML is right and what it says is not: texts
 //! keep their place until they are compiled.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde_saphyr::{Location, Spanned};
+
+use crate::trust::TrustError;
+use crate::yaml;
 
 /// Bytes that a signature file may have.
 pub(super) const MAX_FILE: u64 = 1 << 20;
@@ -14,35 +17,9 @@ pub(super) const MAX_FILE: u64 = 1 << 20;
 /// What is wrong with a signature file.
 #[derive(Debug, thiserror::Error)]
 pub enum SignatureError {
-    /// It could not be read.
-    #[error("{file}: cannot be read: {source}", file = file.display())]
-    Read {
-        /// The file or directory.
-        file: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// It is not a regular file.
-    #[error("{file}: not a regular file; replace it by one", file = file.display())]
-    NotAFile {
-        /// The file.
-        file: PathBuf,
-    },
-    /// It is too large.
-    #[error("{file}: larger than 1 MiB; a file describes one agent", file = file.display())]
-    TooLarge {
-        /// The file.
-        file: PathBuf,
-    },
-    /// Somebody else could change it.
-    #[error(
-        "{file}: others can change it, so it is not trusted; run: chown root {file} && chmod go-w {file}",
-        file = file.display()
-    )]
-    Untrusted {
-        /// The file or directory.
-        file: PathBuf,
-    },
+    /// It could not be read, or is not to be trusted.
+    #[error(transparent)]
+    File(#[from] TrustError),
     /// There are too many files.
     #[error("{dir}: more than {limit} signature files; the rest was not read", dir = dir.display())]
     TooMany {
@@ -69,11 +46,6 @@ impl SignatureError {
     /// An error at a place of a text.
     pub(super) fn at(file: &str, location: Location, message: impl Into<String>) -> Self {
         Self::Invalid { file: file.into(), line: location.line(), column: location.column(), message: message.into() }
-    }
-
-    /// An error about a path that could not be read.
-    pub(super) fn read(file: &Path, source: std::io::Error) -> Self {
-        Self::Read { file: file.into(), source }
     }
 }
 
@@ -185,17 +157,5 @@ pub(super) struct NetworkEndpoints {
 
 /// Reads one file's text. `source` is how messages call it.
 pub(super) fn parse(source: &str, text: &str) -> Result<File, SignatureError> {
-    let options = serde_saphyr::options! {
-        with_snippet: false,
-        // A signature has some hundred short texts; what needs more than this is an attack on memory.
-        budget: serde_saphyr::budget! { max_nodes: 20_000, max_depth: 16, max_aliases: 256, max_anchors: 64 },
-        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 20_000, max_replay_stack_depth: 8 },
-    };
-    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
-        let location = error.location().unwrap_or(Location::UNKNOWN);
-        let message = error.without_snippet().render_with_formatter(&serde_saphyr::UserMessageFormatter);
-        // The place stands before the message already.
-        let place = format!(" at line {}, column {}", location.line(), location.column());
-        SignatureError::at(source, location, message.strip_suffix(&place).unwrap_or(&message))
-    })
+    yaml::parse(text).map_err(|mistake| SignatureError::at(source, mistake.at, mistake.message))
 }

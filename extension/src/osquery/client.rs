@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::generated::{
-    ExtensionManagerSyncClient, ExtensionPluginResponse, ExtensionRegistry, ExtensionResponse, ExtensionStatus,
-    InternalExtensionInfo, InternalExtensionList, TExtensionManagerSyncClient as _,
+    ExtensionManagerSyncClient, ExtensionPluginRequest, ExtensionPluginResponse, ExtensionRegistry, ExtensionResponse,
+    ExtensionStatus, InternalExtensionInfo, InternalExtensionList, TExtensionManagerSyncClient as _,
+    TExtensionSyncClient as _,
 };
 use super::transport::{Input, MessageLimits, Output, protocols};
 use crate::shell::{Backend, Error, Sink};
@@ -101,6 +102,19 @@ impl Client {
         accepted(response.status).map(|()| response.response.unwrap_or_default())
     }
 
+    /// What a plugin answers to a call.
+    ///
+    /// # Errors
+    /// When the manager does not answer or refuses the call.
+    pub(super) fn call_plugin(
+        &self,
+        registry: &str,
+        item: &str,
+        request: ExtensionPluginRequest,
+    ) -> Result<ExtensionPluginResponse, ClientError> {
+        Self::rows(self.call(|client| client.call(registry.to_owned(), item.to_owned(), request))?)
+    }
+
     /// Names of a query's columns, in its order.
     ///
     /// # Errors
@@ -127,17 +141,41 @@ fn accepted(status: Option<ExtensionStatus>) -> Result<(), ClientError> {
     }
 }
 
-impl Backend for Client {
-    fn run(&mut self, sql: &str, sink: &mut dyn Sink) -> Result<(), Error> {
-        let remote = |error: ClientError| Error::Remote(error.to_string());
-        let columns = self.columns(sql).map_err(remote)?;
-        let rows = self.query(sql).map_err(remote)?;
-        sink.begin(&columns)?;
-        for row in rows {
+/// A whole result.
+pub struct Answer {
+    columns: Vec<String>,
+    rows: ExtensionPluginResponse,
+}
+
+impl Answer {
+    /// Hands it on.
+    ///
+    /// # Errors
+    /// When it cannot be taken.
+    pub fn write(self, sink: &mut dyn Sink) -> io::Result<()> {
+        sink.begin(&self.columns)?;
+        for row in self.rows {
             // Under one name the protocol carries one value; a column that the row lacks is NULL.
-            let cells: Vec<Value> = columns.iter().map(|name| row.get(name).cloned().into()).collect();
+            let cells: Vec<Value> = self.columns.iter().map(|name| row.get(name).cloned().into()).collect();
             sink.row(&cells)?;
         }
-        Ok(sink.end()?)
+        sink.end()
+    }
+}
+
+impl Client {
+    /// Columns and rows of a query.
+    ///
+    /// # Errors
+    /// When the manager does not answer or refuses the SQL.
+    pub fn answer(&self, sql: &str) -> Result<Answer, ClientError> {
+        Ok(Answer { columns: self.columns(sql)?, rows: self.query(sql)? })
+    }
+}
+
+impl Backend for Client {
+    fn run(&mut self, sql: &str, sink: &mut dyn Sink) -> Result<(), Error> {
+        let answer = self.answer(sql).map_err(|error| Error::Remote(error.to_string()))?;
+        Ok(answer.write(sink)?)
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::client::{Client, ClientError};
 use super::generated::{ExtensionSyncProcessor, InternalExtensionInfo};
 use super::plugin::{Plugin, registry};
-use super::{BindError, Server, Source, Stop};
+use super::{Access, BindError, Server, Source, Stop};
 
 /// The interface of the core that is spoken.
 pub(super) const SDK_VERSION: &str = "5.0.0";
@@ -135,8 +135,10 @@ impl Life<'_> {
     fn hold(&self, client: &Client, uuid: i64) -> Result<(), SessionEnd> {
         let mut path = self.options.socket.clone().into_os_string();
         path.push(format!(".{uuid}"));
-        let plugin = Plugin { uuid, source: self.source.clone(), stop: self.stop.clone() };
-        let _server = Server::start(&PathBuf::from(path), ExtensionSyncProcessor::new(plugin))?;
+        let (source, stop) = (self.source.clone(), self.stop.clone());
+        let _server = Server::start(&PathBuf::from(path), Access::Own, move |viewer| {
+            ExtensionSyncProcessor::new(Plugin { uuid, source: source.clone(), viewer, stop: stop.clone() })
+        })?;
         tracing::info!(uuid, "registered with osquery");
         let mut missed = 0;
         loop {

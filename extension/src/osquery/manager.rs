@@ -1,10 +1,12 @@
 //! The manager's side: what osqueryd serves to those who ask it, over the embedded engine.
 //!
-//! It has no extensions of its own: registrations are refused, and so are calls of plugins.
+//! It takes no extensions: registrations are refused. Calls of plugins are for the tables alone, as an extension that
+//! does not record itself passes them on.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::generated::{
@@ -12,14 +14,16 @@ use super::generated::{
     ExtensionRegistry, ExtensionResponse, ExtensionRouteUUID, ExtensionStatus, ExtensionSyncHandler,
     InternalExtensionInfo, InternalExtensionList, InternalOptionInfo, InternalOptionList,
 };
-use super::plugin::wire_row;
-use super::socket::BindError;
-use super::{Server, Source, failure, reply, success};
+use super::plugin::{self, wire_row};
+use super::{Access, BindError, Server, Source, failure, reply, success};
+use crate::record::Store;
 use crate::shell::{Backend as _, Engine, Limits, Sink};
+use crate::tables::Viewer;
 use crate::value::Value;
 
-/// Time for a query.
+/// Time for a query, and for one of a user who may not see everything.
 const TIME: Duration = Duration::from_secs(60);
+const TIME_OF_USER: Duration = Duration::from_secs(10);
 
 /// Text that a result may hold; there is no part of it before the whole of it.
 const RESULT_BYTES: usize = 48 << 20;
@@ -28,19 +32,28 @@ const RESULT_BYTES: usize = 48 << 20;
 ///
 /// # Errors
 /// When nothing can listen there.
-pub fn serve(path: &Path, source: Source) -> Result<Server, BindError> {
+pub fn serve(path: &Path, access: Access, store: Arc<Store>) -> Result<Server, BindError> {
     let options = path.to_string_lossy().into_owned();
-    Server::start(path, ExtensionManagerSyncProcessor::new(Manager { source, path: options }))
+    let source = Source::of(Arc::clone(&store));
+    Server::start(path, access, move |viewer| {
+        let (store, source, path) = (Arc::clone(&store), source.clone(), options.clone());
+        ExtensionManagerSyncProcessor::new(Manager { store, source, viewer, path })
+    })
 }
 
 struct Manager {
+    store: Arc<Store>,
+    /// The same, as the plugins want it.
     source: Source,
+    viewer: Viewer,
     path: String,
 }
 
 impl Manager {
     fn engine(&self) -> Result<Engine, String> {
-        Engine::new(self.source.get()?, Limits { time: Some(TIME) }).map_err(|error| error.to_string())
+        let time = if self.viewer == Viewer::All { TIME } else { TIME_OF_USER };
+        let limits = Limits { time: Some(time), memory_only: true };
+        Engine::new(Arc::clone(&self.store), self.viewer, limits).map_err(|error| error.to_string())
     }
 
     fn rows(&self, sql: &str) -> Result<ExtensionPluginResponse, String> {
@@ -90,8 +103,14 @@ impl ExtensionSyncHandler for Manager {
         Ok(success(0))
     }
 
-    fn handle_call(&self, _: String, _: String, _: ExtensionPluginRequest) -> thrift::Result<ExtensionResponse> {
-        Ok(reply(Err("agentquery serves no plugins here; ask by query".into())))
+    /// What osquery asked of an extension that does not record itself.
+    fn handle_call(
+        &self,
+        registry: String,
+        item: String,
+        request: ExtensionPluginRequest,
+    ) -> thrift::Result<ExtensionResponse> {
+        Ok(reply(plugin::answer(&self.source, self.viewer, &registry, &item, &request)))
     }
 
     fn handle_shutdown(&self) -> thrift::Result<()> {

@@ -1,55 +1,21 @@
 //! The tables as osquery's table plugins.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::generated::{
     ExtensionPluginRequest, ExtensionPluginResponse, ExtensionRegistry, ExtensionResponse, ExtensionStatus,
     ExtensionSyncHandler,
 };
+use super::source::Source;
 use super::{Stop, reply, success};
 use crate::record::Store;
 use crate::tables::constraint::Context;
-use crate::tables::{DEFAULT_ROW_CAP, Request, all, find, scan, schema};
+use crate::tables::{DEFAULT_ROW_CAP, Request, Table, Viewer, all, find, scan, schema};
 use crate::value::Value;
 
-/// How long a query waits for a recorder that is still starting.
-const STARTING: Duration = Duration::from_secs(2);
-
-/// A store that may come later: osquery waits three seconds for an extension to register, and a kernel may take
-/// longer to take the programs.
-#[derive(Clone, Default)]
-pub struct Source(Arc<(Mutex<Option<Outcome>>, Condvar)>);
-
-/// What came of the recorder's start.
-type Outcome = Result<Arc<Store>, String>;
-
-impl Source {
-    /// A store that is there.
-    #[must_use]
-    pub fn of(store: Arc<Store>) -> Self {
-        let source = Self::default();
-        source.set(Ok(store));
-        source
-    }
-
-    /// Says what came of it: the store, or why there is none.
-    pub fn set(&self, result: Outcome) {
-        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
-        self.0.1.notify_all();
-    }
-
-    pub(super) fn get(&self) -> Outcome {
-        let state = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (state, _) = self
-            .0
-            .1
-            .wait_timeout_while(state, STARTING, |state| state.is_none())
-            .unwrap_or_else(PoisonError::into_inner);
-        state.clone().unwrap_or_else(|| Err("agentquery is still starting; ask again in a moment".into()))
-    }
-}
+/// Time for the recorder to answer what osquery asked: longer than the recorder itself takes before it gives up.
+const FORWARD: Duration = Duration::from_secs(8);
 
 /// What is registered.
 pub(super) fn registry() -> ExtensionRegistry {
@@ -61,37 +27,48 @@ pub(super) fn registry() -> ExtensionRegistry {
 pub(super) struct Plugin {
     pub(super) uuid: i64,
     pub(super) source: Source,
+    pub(super) viewer: Viewer,
     pub(super) stop: Stop,
 }
 
-impl Plugin {
-    fn answer(
-        &self,
-        registry: &str,
-        item: &str,
-        request: &ExtensionPluginRequest,
-    ) -> Result<ExtensionPluginResponse, String> {
-        let table = (registry == "table").then(|| find(item)).flatten();
-        let table = table.ok_or_else(|| format!("agentquery has no {registry} plugin {item}"))?;
-        match request.get("action").map(String::as_str) {
-            Some("columns") => Ok(schema::routes(table)),
-            Some("generate") => {
-                let context = request.get("context").map_or_else(Context::default, |json| Context::parse(json));
-                let mut columns = context.columns;
-                if let (Some(columns), Some(first)) = (&mut columns, table.columns().first()) {
-                    // A count uses no column, yet a row has to hold something to be one.
-                    if columns.is_empty() {
-                        columns.push(first.name.to_owned());
-                    }
-                }
-                let request = Request { constraints: context.constraints, columns, cap: Some(DEFAULT_ROW_CAP) };
-                let found = scan(&*self.source.get()?, table, &request).map_err(|error| error.to_string())?;
-                let names: Vec<_> = found.columns.iter().map(|column| column.name).collect();
-                Ok(found.rows.into_iter().map(|row| wire_row(names.iter().copied().zip(row))).collect())
-            }
-            action => Err(format!("agentquery does not know the action {}", action.unwrap_or("(none)"))),
+/// Answers a call of a plugin: here, or by asking the recorder the same.
+pub(super) fn answer(
+    source: &Source,
+    viewer: Viewer,
+    registry: &str,
+    item: &str,
+    request: &ExtensionPluginRequest,
+) -> Result<ExtensionPluginResponse, String> {
+    let table = (registry == "table").then(|| find(item)).flatten();
+    let table = table.ok_or_else(|| format!("agentquery has no {registry} plugin {item}"))?;
+    match request.get("action").map(String::as_str) {
+        Some("columns") => Ok(schema::routes(table)),
+        Some("generate") => source.ask(
+            |store| generate(store, viewer, table, request.get("context").map(String::as_str)),
+            |client| client.clone().with_timeout(FORWARD).call_plugin(registry, item, request.clone()),
+        ),
+        action => Err(format!("agentquery does not know the action {}", action.unwrap_or("(none)"))),
+    }
+}
+
+fn generate(
+    store: &Store,
+    viewer: Viewer,
+    table: &'static dyn Table,
+    context: Option<&str>,
+) -> Result<ExtensionPluginResponse, String> {
+    let context = context.map_or_else(Context::default, Context::parse);
+    let mut columns = context.columns;
+    if let (Some(columns), Some(first)) = (&mut columns, table.columns().first()) {
+        // A count uses no column, yet a row has to hold something to be one.
+        if columns.is_empty() {
+            columns.push(first.name.to_owned());
         }
     }
+    let request = Request { viewer, constraints: context.constraints, columns, cap: Some(DEFAULT_ROW_CAP) };
+    let found = scan(store, table, &request).map_err(|error| error.to_string())?;
+    let names: Vec<_> = found.columns.iter().map(|column| column.name).collect();
+    Ok(found.rows.into_iter().map(|row| wire_row(names.iter().copied().zip(row))).collect())
 }
 
 /// A row as it travels: all values are text, and NULL is left out.
@@ -116,7 +93,7 @@ impl ExtensionSyncHandler for Plugin {
         item: String,
         request: ExtensionPluginRequest,
     ) -> thrift::Result<ExtensionResponse> {
-        Ok(reply(self.answer(&registry, &item, &request)))
+        Ok(reply(answer(&self.source, self.viewer, &registry, &item, &request)))
     }
 
     fn handle_shutdown(&self) -> thrift::Result<()> {
@@ -130,13 +107,13 @@ mod tests {
     use super::*;
     use crate::fixture;
 
-    fn call(source: Source, item: &str, pairs: &[(&str, &str)]) -> Result<ExtensionPluginResponse, String> {
+    fn call(source: &Source, item: &str, pairs: &[(&str, &str)]) -> Result<ExtensionPluginResponse, String> {
         let request = pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
-        Plugin { uuid: 1, source, stop: Stop::default() }.answer("table", item, &request)
+        answer(source, Viewer::All, "table", item, &request)
     }
 
     fn generate(item: &str, context: &str) -> Result<ExtensionPluginResponse, String> {
-        call(Source::of(fixture::store(10)), item, &[("action", "generate"), ("context", context)])
+        call(&Source::of(fixture::store(10)), item, &[("action", "generate"), ("context", context)])
     }
 
     #[test]
@@ -152,23 +129,23 @@ mod tests {
     #[test]
     fn what_cannot_be_answered_says_why() {
         assert!(generate("nothing", "").unwrap_err().contains("nothing"));
-        assert!(call(Source::default(), "ai_agents", &[]).unwrap_err().contains("action"));
+        assert!(call(&Source::default(), "ai_agents", &[]).unwrap_err().contains("action"));
         let broken = Source::default();
         broken.set(Err("this kernel has no BTF".into()));
-        let error = call(broken, "ai_agents", &[("action", "generate")]).unwrap_err();
+        let error = call(&broken, "ai_agents", &[("action", "generate")]).unwrap_err();
         assert_eq!(error, "this kernel has no BTF");
     }
 
     #[test]
     fn columns_are_the_registered_ones() {
         let registered = &registry()["table"]["agent_file_ops"];
-        assert_eq!(&call(Source::default(), "agent_file_ops", &[("action", "columns")]).unwrap(), registered);
+        assert_eq!(&call(&Source::default(), "agent_file_ops", &[("action", "columns")]).unwrap(), registered);
     }
 
     #[test]
     fn a_large_result_fails_with_a_message() {
         let source = Source::of(fixture::store(10_100));
-        let ask = |context| call(source.clone(), "agent_file_ops", &[("action", "generate"), ("context", context)]);
+        let ask = |context| call(&source, "agent_file_ops", &[("action", "generate"), ("context", context)]);
         assert!(ask("{}").unwrap_err().contains("10000"));
         let raised = r#"{"constraints":[{"name":"max_rows","list":[{"op":2,"expr":"20000"}],"affinity":"BIGINT"}],"colsUsed":["max_rows"]}"#;
         let rows = ask(raised).unwrap();

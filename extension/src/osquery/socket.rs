@@ -29,8 +29,17 @@ pub enum BindError {
 /// The umask belongs to the whole process: one change at a time.
 static UMASK: Mutex<()> = Mutex::new(());
 
-/// Listens on the path, for this user alone. A socket that nobody answers on is replaced.
-pub(super) fn bind(path: &Path) -> Result<UnixListener, BindError> {
+/// Who may connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// The user that runs the server, and root.
+    Own,
+    /// Everybody on the machine. What each gets to see is another matter.
+    Everybody,
+}
+
+/// Listens on the path. A socket that nobody answers on is replaced.
+pub(super) fn bind(path: &Path, access: Access) -> Result<UnixListener, BindError> {
     let failed = |source| BindError::Io { path: path.to_owned(), source };
     match std::fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => return Err(BindError::NotASocket(path.to_owned())),
@@ -41,8 +50,12 @@ pub(super) fn bind(path: &Path) -> Result<UnixListener, BindError> {
     }
     let _one = UMASK.lock().unwrap_or_else(PoisonError::into_inner);
     // Permissions set after bind would leave a moment in which anybody could connect.
+    let mask = match access {
+        Access::Own => 0o177,
+        Access::Everybody => 0o111,
+    };
     // SAFETY: umask has no preconditions.
-    let before = unsafe { libc::umask(0o177) };
+    let before = unsafe { libc::umask(mask) };
     let listener = UnixListener::bind(path);
     // SAFETY: as above.
     unsafe { libc::umask(before) };
@@ -70,14 +83,16 @@ mod tests {
     fn only_a_dead_socket_is_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
-        let first = bind(&path).unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(matches!(bind(&path), Err(BindError::InUse(_))));
+        let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        let first = bind(&path, Access::Own).unwrap();
+        assert_eq!(mode(), 0o600);
+        assert!(matches!(bind(&path, Access::Own), Err(BindError::InUse(_))));
         drop(first);
-        bind(&path).unwrap();
+        bind(&path, Access::Everybody).unwrap();
+        assert_eq!(mode(), 0o666);
         let file = directory.path().join("f");
         std::fs::write(&file, "precious").unwrap();
-        assert!(matches!(bind(&file), Err(BindError::NotASocket(_))));
+        assert!(matches!(bind(&file, Access::Own), Err(BindError::NotASocket(_))));
         assert_eq!(std::fs::read(&file).unwrap(), b"precious");
     }
 }

@@ -167,6 +167,7 @@ fn begin(step: &Connection, context: &mut Context<'_>) -> ConnectionRow {
         remote_port: Some(step.remote.port().into()),
         state: "connecting",
         start_time: context.time_ns / 1_000_000_000,
+        uid: Some(context.process.uid.into()),
         net_namespace: (step.net_ns != 0).then(|| step.net_ns.to_string().into()),
         ..ConnectionRow::default()
     };

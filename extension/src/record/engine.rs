@@ -30,6 +30,8 @@ pub(super) struct Process {
     /// The row of the program that it runs.
     pub eid: i64,
     pub name: Text,
+    /// Real user id.
+    pub uid: u32,
     /// This process is the agent itself, not something that the agent started.
     main: bool,
     mark: Mark,
@@ -356,7 +358,15 @@ impl Engine {
             alive: 1,
             changed: true,
         };
-        let process = Process { key: event.process, instance: index, eid, name: name_of(&exec.path), main: true, mark };
+        let process = Process {
+            key: event.process,
+            instance: index,
+            eid,
+            name: name_of(&exec.path),
+            uid: exec.uid,
+            main: true,
+            mark,
+        };
         let above = self.processes.get(&exec.parent).map(|parent| parent.eid);
         let depth = above
             .and_then(|above| self.store.update(|state| state.live_processes.get(&above).map(|row| row.depth + 1)));
@@ -434,6 +444,7 @@ impl Engine {
         if let Some(process) = self.processes.get_mut(&event.process.pid) {
             process.eid = eid;
             process.name = name_of(&exec.path);
+            process.uid = exec.uid;
             process.main |= main;
         }
     }

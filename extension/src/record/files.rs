@@ -61,6 +61,7 @@ impl Files {
             path: row.path.clone(),
             bytes_read: None,
             bytes_written: None,
+            uid: row.uid,
         };
         context.store.update(|state| {
             if open.tracked {

@@ -105,6 +105,8 @@ pub struct ConnectionRow {
     pub end_time: Option<i64>,
     pub net_namespace: Option<Text>,
     pub container_id: Option<Text>,
+    /// Of the process; no column, but whose row it is.
+    pub uid: Option<i64>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -145,6 +147,8 @@ pub struct OpenFileRow {
     pub path: Text,
     pub bytes_read: Option<i64>,
     pub bytes_written: Option<i64>,
+    /// Who opened it; no column, but whose row it is.
+    pub uid: Option<i64>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -185,6 +189,8 @@ pub struct CollectorRow {
     pub latency_p95_us: Option<i64>,
     pub latency_p99_us: Option<i64>,
     pub message: Option<Text>,
+    /// Whom the message is about; no column, but whose row it is. None for all others.
+    pub uid: Option<i64>,
 }
 
 /// What an allocation of text costs besides the text: the counts of its owners, and the allocator's share.

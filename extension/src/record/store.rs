@@ -44,6 +44,8 @@ pub struct State {
     pub open_files: BTreeMap<i64, (u64, OpenFileRow)>,
     /// The signatures that were read.
     pub signatures: Vec<SignatureRow>,
+    /// What is wrong with the recorder's settings.
+    pub faults: Vec<String>,
 }
 
 impl Default for State {
@@ -58,6 +60,7 @@ impl Default for State {
             file_ops: Log::new(FILE_OPS),
             open_files: BTreeMap::new(),
             signatures: Vec::new(),
+            faults: Vec::new(),
         }
     }
 }
@@ -140,22 +143,28 @@ impl Store {
         for row in &mut rows {
             row.evicted = i64::try_from(evicted).unwrap_or(i64::MAX);
         }
+        let remark = |event: &str, message: String, uid: Option<i64>| {
+            let first = rows.first()?;
+            Some(CollectorRow {
+                collector: first.collector.clone(),
+                mode: first.mode.clone(),
+                event: event.into(),
+                message: Some(message.into()),
+                uid,
+                ..CollectorRow::default()
+            })
+        };
         let gap = |agent: &AgentRow| {
             let gap = agent.start_gap_ms.filter(|gap| *gap > 0)?;
             let message = format!(
                 "{} (pid {}, agent_id {}): files and connections of its first {gap} ms were not seen",
                 agent.agent, agent.pid, agent.agent_id
             );
-            let first = rows.first()?;
-            Some(CollectorRow {
-                collector: first.collector.clone(),
-                mode: first.mode.clone(),
-                event: "gap".into(),
-                message: Some(message.into()),
-                ..CollectorRow::default()
-            })
+            remark("gap", message, Some(agent.uid))
         };
-        let gaps = self.agents().iter().filter_map(gap).collect();
-        Snapshot::of(rows).and(gaps)
+        let faults = self.read(|state| state.faults.clone());
+        let faults = faults.into_iter().filter_map(|fault| remark("config", fault, None));
+        let remarks = self.agents().iter().filter_map(gap).chain(faults).collect();
+        Snapshot::of(rows).and(remarks)
     }
 }

@@ -13,6 +13,7 @@ use rusqlite::{Batch, Connection, ErrorCode};
 use super::{Backend, Error, Sink, module};
 use crate::event::escape;
 use crate::record::Store;
+use crate::tables::Viewer;
 use crate::value::Value;
 
 /// Bytes that all queries of the process may hold at once; large sorts go to temporary files before that.
@@ -32,6 +33,8 @@ const PRAGMAS: [&str; 4] = ["table_info", "table_xinfo", "table_list", "compile_
 pub struct Limits {
     /// Time for a query; none for as long as it takes.
     pub time: Option<Duration>,
+    /// What does not fit into memory fails, in place of going to temporary files: for a query of somebody else.
+    pub memory_only: bool,
 }
 
 /// The embedded engine. It reads the store as it is at each query.
@@ -45,16 +48,19 @@ impl Engine {
     ///
     /// # Errors
     /// When SQLite cannot be set up, which is for want of memory.
-    pub fn new(store: Arc<Store>, limits: Limits) -> Result<Self, Error> {
-        Self::open(store, limits).map_err(|error| message(&error, limits))
+    pub fn new(store: Arc<Store>, viewer: Viewer, limits: Limits) -> Result<Self, Error> {
+        Self::open(store, viewer, limits).map_err(|error| message(&error, limits))
     }
 
-    fn open(store: Arc<Store>, limits: Limits) -> rusqlite::Result<Self> {
+    fn open(store: Arc<Store>, viewer: Viewer, limits: Limits) -> rusqlite::Result<Self> {
         let mut db = Connection::open_in_memory()?;
         db.pragma_update(None, "hard_heap_limit", HEAP_LIMIT)?;
         db.set_limit(Limit::SQLITE_LIMIT_LENGTH, TEXT_LIMIT)?;
         db.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
-        module::create(&db, store)?;
+        if limits.memory_only {
+            db.pragma_update(None, "temp_store", "MEMORY")?;
+        }
+        module::create(&db, store, viewer)?;
         db.authorizer(Some(authorize))?;
         Ok(Self { db, limits })
     }
@@ -131,6 +137,7 @@ fn cell(value: ValueRef<'_>) -> Value {
 fn message(error: &rusqlite::Error, limits: Limits) -> Error {
     match error.sqlite_error_code() {
         Some(ErrorCode::AuthorizationForStatementDenied) => return Error::ReadOnly,
+        Some(ErrorCode::OutOfMemory) => return Error::TooLarge(HEAP_LIMIT >> 20),
         Some(ErrorCode::OperationInterrupted) => return Error::TooLong(limits.time.unwrap_or_default().as_secs()),
         _ => {}
     }
@@ -180,7 +187,7 @@ mod tests {
     }
 
     fn engine(limits: Limits) -> Engine {
-        Engine::new(fixture::store(10), limits).unwrap()
+        Engine::new(fixture::store(10), Viewer::All, limits).unwrap()
     }
 
     fn rows(sql: &str) -> Result<Vec<Vec<Value>>, Error> {
@@ -234,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_join_of_many_rows_is_not_a_read_for_each() {
-        let mut engine = Engine::new(fixture::store(20_000), Limits::default()).unwrap();
+        let mut engine = Engine::new(fixture::store(20_000), Viewer::All, Limits::default()).unwrap();
         let mut collect = Collect::default();
         let sql = "SELECT count(*) FROM agent_file_ops a JOIN agent_file_ops b ON b.eid = a.eid WHERE a.time > 0";
         let began = Instant::now();
@@ -275,7 +282,7 @@ mod tests {
 
     #[test]
     fn a_query_without_end_is_stopped() {
-        let mut engine = engine(Limits { time: Some(Duration::from_millis(50)) });
+        let mut engine = engine(Limits { time: Some(Duration::from_millis(50)), ..Limits::default() });
         let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
         assert!(matches!(engine.run(endless, &mut Collect::default()), Err(Error::TooLong(_))));
         engine.run("SELECT 1", &mut Collect::default()).unwrap();

@@ -20,7 +20,9 @@ use rusqlite::{Connection, Error, Result};
 use crate::record::Store;
 use crate::tables::constraint::{Constraint, Op};
 use crate::tables::schema::{create_table, quote};
-use crate::tables::{Column, ColumnType, Lookup, MAX_ROWS, Scan, Table, all, find, open, open_at_rows, options};
+use crate::tables::{
+    Column, ColumnType, Lookup, MAX_ROWS, Scan, Table, Viewer, all, find, open, open_at_rows, options,
+};
 use crate::value::Value;
 
 /// Rows that a table is taken to have, for the planner.
@@ -29,8 +31,8 @@ const ROWS: i64 = 100_000;
 const MODULE: Module<'static, AgentTable> = Module::read_only_module();
 
 /// Creates every table in the connection.
-pub(super) fn create(db: &Connection, store: Arc<Store>) -> Result<()> {
-    db.create_module(c"agentquery", &MODULE, Some(store))?;
+pub(super) fn create(db: &Connection, store: Arc<Store>, viewer: Viewer) -> Result<()> {
+    db.create_module(c"agentquery", &MODULE, Some((store, viewer)))?;
     for table in all() {
         db.execute_batch(&format!("CREATE VIRTUAL TABLE {} USING agentquery", quote(table.info().name)))?;
     }
@@ -43,11 +45,12 @@ struct AgentTable {
     base: sqlite3_vtab,
     table: &'static dyn Table,
     store: Arc<Store>,
+    viewer: Viewer,
 }
 
 // SAFETY: the struct is repr(C) and begins with sqlite3_vtab.
 unsafe impl<'vtab> VTab<'vtab> for AgentTable {
-    type Aux = Arc<Store>;
+    type Aux = (Arc<Store>, Viewer);
     type Cursor = AgentCursor<'vtab>;
 
     fn connect(
@@ -59,11 +62,14 @@ unsafe impl<'vtab> VTab<'vtab> for AgentTable {
         _args: &[&[u8]],
     ) -> Result<(Cow<'static, CStr>, Self)> {
         let name = String::from_utf8_lossy(table_name);
-        let (Some(table), Some(store)) = (find(&name), aux) else {
+        let (Some(table), Some((store, viewer))) = (find(&name), aux) else {
             return Err(Error::ModuleError(format!("no such table: {name}")));
         };
         let schema = CString::new(create_table(table))?;
-        Ok((Cow::Owned(schema), Self { base: sqlite3_vtab::default(), table, store: Arc::clone(store) }))
+        Ok((
+            Cow::Owned(schema),
+            Self { base: sqlite3_vtab::default(), table, store: Arc::clone(store), viewer: *viewer },
+        ))
     }
 
     fn best_index(&self, info: &mut IndexInfo) -> Result<bool> {
@@ -98,6 +104,7 @@ unsafe impl<'vtab> VTab<'vtab> for AgentTable {
             base: sqlite3_vtab_cursor::default(),
             table: self.table,
             store: Arc::clone(&self.store),
+            viewer: self.viewer,
             scan: None,
             row: 0,
             filtered: 0,
@@ -145,6 +152,7 @@ struct AgentCursor<'vtab> {
     base: sqlite3_vtab_cursor,
     table: &'static dyn Table,
     store: Arc<Store>,
+    viewer: Viewer,
     /// None at the end.
     scan: Option<Scan>,
     row: i64,
@@ -168,13 +176,13 @@ impl AgentCursor<'_> {
             integer.then(|| first.value.parse::<i64>().ok()).flatten().map(|number| (index, number))
         };
         let Some((index, number)) = columns.iter().enumerate().find_map(number).filter(|_| self.filtered > 1) else {
-            return open(&self.store, self.table, constraints);
+            return open(&self.store, self.viewer, self.table, constraints);
         };
         let lookup = match self.lookup.take().filter(|lookup| lookup.column() == index) {
             Some(lookup) => lookup,
             None => Lookup::new(&self.store, self.table, index),
         };
-        let scan = open_at_rows(self.table, &lookup, number, constraints);
+        let scan = open_at_rows(self.viewer, self.table, &lookup, number, constraints);
         self.lookup = Some(lookup);
         scan
     }

@@ -124,7 +124,7 @@ mod tests {
     use crate::shell::{Engine, Limits};
 
     fn session(input: &str) -> String {
-        let mut engine = Engine::new(fixture::store(10), Limits::default()).unwrap();
+        let mut engine = Engine::new(fixture::store(10), crate::tables::Viewer::All, Limits::default()).unwrap();
         let mut out = Vec::new();
         run(&mut engine, input.as_bytes(), &mut out, Mode::Csv, false).unwrap();
         String::from_utf8(out).unwrap()

@@ -1,6 +1,6 @@
 //! Health of the collector.
 
-use super::{Declaration, Example, Info, bigint, max_rows, text};
+use super::{Declaration, Example, Info, Owner, bigint, max_rows, text};
 use crate::record::Store;
 use crate::record::rows::CollectorRow;
 
@@ -23,6 +23,7 @@ pub(super) static TABLE: Declaration<CollectorRow> = Declaration {
     },
     rows: Store::collector,
     ended: |_| None,
+    owner: |row| row.uid.map_or(Owner::Anyone, Owner::User),
     fields: &[
         text("collector", "What records: ebpf", |row| (&row.collector).into()),
         text("mode", "How it records", |row| (&row.mode).into()),

@@ -23,6 +23,7 @@ pub(super) static TABLE: Declaration<ConnectionRow> = Declaration {
     },
     rows: Store::connections,
     ended: |row| row.end_time,
+    owner: |row| row.uid.into(),
     fields: &[
         bigint(
             "eid",

@@ -27,6 +27,7 @@ pub(super) static TABLE: Declaration<FileOpRow> = Declaration {
     },
     rows: Store::file_ops,
     ended: |row| Some(seconds(row.time_ns)),
+    owner: |row| row.uid.into(),
     fields: &[
         bigint(
             "eid",

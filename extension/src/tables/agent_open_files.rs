@@ -17,6 +17,7 @@ pub(super) static TABLE: Declaration<OpenFileRow> = Declaration {
     },
     rows: Store::open_files,
     ended: |_| None,
+    owner: |row| row.uid.into(),
     fields: &[
         bigint("eid", "Row of agent_file_ops that opened it", |row| row.eid.into()),
         bigint("time", "When it was opened, UNIX seconds", |row| seconds(row.time_ns).into()),

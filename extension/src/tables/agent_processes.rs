@@ -27,6 +27,7 @@ pub(super) static TABLE: Declaration<ProcessRow> = Declaration {
     },
     rows: Store::processes,
     ended: |row| row.end_time,
+    owner: |row| row.uid.into(),
     fields: &[
         bigint(
             "eid",

@@ -1,6 +1,6 @@
 //! Signatures by which agents are recognised.
 
-use super::{Declaration, Example, Info, bigint, integer, max_rows, text};
+use super::{Declaration, Example, Info, Owner, bigint, integer, max_rows, text};
 use crate::record::Store;
 use crate::record::rows::SignatureRow;
 
@@ -23,6 +23,7 @@ pub(super) static TABLE: Declaration<SignatureRow> = Declaration {
     },
     rows: Store::signatures,
     ended: |_| None,
+    owner: |_| Owner::Anyone,
     fields: &[
         text("agent", "Agent, by the name of its signature", |row| (&row.agent).into()),
         text("display_name", "Name for people", |row| (&row.display_name).into()),

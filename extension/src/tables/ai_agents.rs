@@ -1,6 +1,6 @@
 //! Instances of agents.
 
-use super::{Declaration, Example, Info, bigint, double, integer, max_rows, seconds, text, unknown};
+use super::{Declaration, Example, Info, Owner, bigint, double, integer, max_rows, seconds, text, unknown};
 use crate::record::Store;
 use crate::record::rows::AgentRow;
 
@@ -27,6 +27,7 @@ pub(super) static TABLE: Declaration<AgentRow> = Declaration {
     },
     rows: Store::agents,
     ended: |row| row.end_time,
+    owner: |row| Owner::User(row.uid),
     fields: &[
         bigint(
             "agent_id",

@@ -16,7 +16,7 @@ pub struct Lookup {
 impl Lookup {
     /// Reads the table once. Cells that are no whole numbers are in no row that a whole number finds.
     #[must_use]
-    pub fn new(store: &Store, table: &dyn Table, column: usize) -> Self {
+    pub fn new(store: &Store, table: &'static dyn Table, column: usize) -> Self {
         let cursor = table.cursor(store);
         let mut walk = cursor.fork();
         let mut rows: HashMap<_, Vec<_>> = HashMap::new();

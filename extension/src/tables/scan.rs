@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::constraint::{Constraint, Op};
 use super::filter::Filter;
-use super::{Column, Cursor, Lookup, MAX_ROWS, Position, TIME_COLUMNS, Table};
+use super::{Column, Cursor, Lookup, MAX_ROWS, Position, TIME_COLUMNS, Table, Viewer};
 use crate::record::Store;
 use crate::value::Value;
 
@@ -16,14 +16,24 @@ pub const DEFAULT_ROW_CAP: u64 = 10_000;
 pub const WINDOW_SECONDS: i64 = 24 * 3600;
 
 /// What a query asks of a table.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Request {
+    /// In whose name.
+    pub viewer: Viewer,
     /// Rows that cannot match these are left out.
     pub constraints: Vec<Constraint>,
     /// Columns to fill, by name; none for all.
     pub columns: Option<Vec<String>>,
     /// Rows at most: more are an error. None for no limit.
     pub cap: Option<u64>,
+}
+
+impl Request {
+    /// All rows and columns that the viewer may see.
+    #[must_use]
+    pub fn of(viewer: Viewer) -> Self {
+        Self { viewer, constraints: Vec::new(), columns: None, cap: None }
+    }
 }
 
 /// Why a query got no rows.
@@ -48,6 +58,7 @@ pub enum ScanError {
 /// A walk over the rows that may match, newest first. It stands before the first row at the start.
 pub struct Scan {
     cursor: Box<dyn Cursor>,
+    viewer: Viewer,
     /// The only rows to look at, the last one first; none for all.
     candidates: Option<Vec<Position>>,
     filter: Filter,
@@ -59,19 +70,26 @@ pub struct Scan {
 
 /// Opens a table for reading.
 #[must_use]
-pub fn open(store: &Store, table: &dyn Table, constraints: &[Constraint]) -> Scan {
-    over(table.cursor(store), None, table, constraints)
+pub fn open(store: &Store, viewer: Viewer, table: &'static dyn Table, constraints: &[Constraint]) -> Scan {
+    over(table.cursor(store), viewer, None, table, constraints)
 }
 
 /// Opens a table whose rows are known by one of their columns.
 #[must_use]
-pub fn open_at_rows(table: &dyn Table, lookup: &Lookup, value: i64, constraints: &[Constraint]) -> Scan {
+pub fn open_at_rows(
+    viewer: Viewer,
+    table: &'static dyn Table,
+    lookup: &Lookup,
+    value: i64,
+    constraints: &[Constraint],
+) -> Scan {
     let candidates = lookup.rows(value).iter().rev().copied().collect();
-    over(lookup.cursor(), Some(candidates), table, constraints)
+    over(lookup.cursor(), viewer, Some(candidates), table, constraints)
 }
 
 fn over(
     cursor: Box<dyn Cursor>,
+    viewer: Viewer,
     candidates: Option<Vec<Position>>,
     table: &dyn Table,
     constraints: &[Constraint],
@@ -80,6 +98,7 @@ fn over(
     let timed = constraints.iter().any(|constraint| TIME_COLUMNS.contains(&constraint.column.as_str()));
     Scan {
         cursor,
+        viewer,
         candidates,
         filter: Filter::compile(&columns, constraints),
         since: (!timed).then(|| now().saturating_sub(WINDOW_SECONDS)),
@@ -107,7 +126,10 @@ impl Scan {
     pub fn advance(&mut self) -> bool {
         while self.step() {
             let old = self.since.is_some_and(|since| self.cursor.ended().is_some_and(|ended| ended < since));
-            if !old && self.filter.may_match(|column| self.cursor.value(column)) {
+            if !old
+                && self.viewer.sees(self.cursor.owner())
+                && self.filter.may_match(|column| self.cursor.value(column))
+            {
                 return true;
             }
         }
@@ -149,7 +171,7 @@ pub fn scan(store: &Store, table: &'static dyn Table, request: &Request) -> Resu
     let used =
         |column: &&Column| request.columns.as_ref().is_none_or(|names| names.iter().any(|name| name == column.name));
     let (indexes, columns): (Vec<_>, Vec<_>) = all.into_iter().enumerate().filter(|(_, column)| used(column)).unzip();
-    let mut scan = open(store, table, &request.constraints);
+    let mut scan = open(store, request.viewer, table, &request.constraints);
     let cap = request.cap.map(|cap| scan.max_rows.and_then(|rows| u64::try_from(rows).ok()).unwrap_or(cap));
     let mut rows = Vec::new();
     while scan.advance() {
@@ -168,7 +190,12 @@ mod tests {
     use crate::tables::find;
 
     fn eids(constraints: &[Constraint], cap: Option<u64>) -> Result<Vec<i64>, ScanError> {
-        let request = Request { constraints: constraints.to_vec(), columns: Some(vec!["eid".into()]), cap };
+        let request = Request {
+            constraints: constraints.to_vec(),
+            columns: Some(vec!["eid".into()]),
+            cap,
+            ..Request::of(Viewer::All)
+        };
         let rows = scan(&fixture::store(10), find("agent_file_ops").unwrap(), &request)?;
         assert_eq!(rows.columns.iter().map(|column| column.name).collect::<Vec<_>>(), ["eid"]);
         let eid = |row: Vec<Value>| if let [Value::Integer(eid)] = row[..] { eid - fixture::EID - 1000 } else { -1 };
@@ -185,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_live_row_is_in_the_window_however_old() {
-        let rows = scan(&fixture::store(0), find("ai_agents").unwrap(), &Request::default()).unwrap();
+        let rows = scan(&fixture::store(0), find("ai_agents").unwrap(), &Request::of(Viewer::All)).unwrap();
         let agents: Vec<_> = rows.rows.iter().map(|row| row[1].clone()).collect();
         assert_eq!(agents, ["claude-code".into(), "codex".into()]);
     }
@@ -205,8 +232,11 @@ mod tests {
     #[test]
     fn max_rows_answers_what_was_asked() {
         let constraint = Constraint::new("max_rows", Op::Equal, "50");
-        let request =
-            Request { constraints: vec![constraint], columns: Some(vec!["max_rows".into()]), ..Request::default() };
+        let request = Request {
+            constraints: vec![constraint],
+            columns: Some(vec!["max_rows".into()]),
+            ..Request::of(Viewer::All)
+        };
         let rows = scan(&fixture::store(3), find("agent_file_ops").unwrap(), &request).unwrap();
         assert_eq!(rows.rows, [[Value::Integer(50)]]);
     }

@@ -1,0 +1,187 @@
+//! Files that a recorder with all rights may believe: nobody but root, or the user that it runs as, can have written them.
+//!
+//! Configuration and signatures decide what is seen and what is not; the state directory holds what was seen. Who may
+//! change them is therefore looked at on the file that was opened, and on every directory above it: whoever may rename
+//! a directory may put another file in the place of ours.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+/// Why a file is not read.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// It could not be read.
+    #[error("{}: cannot be read: {source}", file.display())]
+    Read {
+        /// The file or directory.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is not a regular file.
+    #[error("{}: not a regular file; replace it by one", file.display())]
+    NotAFile {
+        /// The file.
+        file: PathBuf,
+    },
+    /// It is too large.
+    #[error("{}: larger than {} MiB", file.display(), limit >> 20)]
+    TooLarge {
+        /// The file.
+        file: PathBuf,
+        /// Bytes that are read at most.
+        limit: u64,
+    },
+    /// Somebody else could change it.
+    #[error("{0}: others can change it, so it is not trusted; run: chown root {0} && chmod go-w {0}", file.display())]
+    Untrusted {
+        /// The file, or the directory above it that is not safe.
+        file: PathBuf,
+    },
+}
+
+/// Reads a file of at most `limit` bytes that nobody else can have changed.
+///
+/// # Errors
+/// When it cannot be read or is not to be trusted.
+pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, TrustError> {
+    let failed = |source| TrustError::Read { file: path.into(), source };
+    let real = path.canonicalize().map_err(failed)?;
+    let file = open(&real).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(TrustError::NotAFile { file: path.into() });
+    }
+    if !is_safe(&metadata) {
+        return Err(TrustError::Untrusted { file: path.into() });
+    }
+    if let Some(above) = real.parent() {
+        directories(above)?;
+    }
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > limit {
+        return Err(TrustError::TooLarge { file: path.into(), limit });
+    }
+    Ok(bytes)
+}
+
+/// Looks at a directory whose files are to be believed.
+///
+/// # Errors
+/// When others could change what is in it.
+pub fn directory(path: &Path) -> Result<(), TrustError> {
+    let failed = |source| TrustError::Read { file: path.into(), source };
+    let real = path.canonicalize().map_err(failed)?;
+    let metadata = std::fs::metadata(&real).map_err(failed)?;
+    if !is_safe(&metadata) {
+        return Err(TrustError::Untrusted { file: path.into() });
+    }
+    real.parent().map_or(Ok(()), directories)
+}
+
+/// A directory and all above it: others may write only where the sticky bit keeps them from renaming ours.
+fn directories(path: &Path) -> Result<(), TrustError> {
+    for directory in path.ancestors() {
+        let metadata =
+            std::fs::metadata(directory).map_err(|source| TrustError::Read { file: directory.into(), source })?;
+        if !is_safe(&metadata) && !is_sticky(&metadata) {
+            return Err(TrustError::Untrusted { file: directory.into() });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+fn open(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    // A FIFO must not make the start wait.
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_CLOEXEC).open(path)
+}
+
+#[cfg(not(unix))]
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).open(path)
+}
+
+#[cfg(unix)]
+fn is_safe(metadata: &Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    is_own(metadata) && metadata.mode() & 0o022 == 0
+}
+
+#[cfg(unix)]
+fn is_sticky(metadata: &Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    is_own(metadata) && metadata.mode() & 0o1000 != 0
+}
+
+#[cfg(unix)]
+fn is_own(metadata: &Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    // SAFETY: geteuid has no preconditions and cannot fail.
+    let own = unsafe { libc::geteuid() };
+    metadata.uid() == 0 || metadata.uid() == own
+}
+
+// Access lists of Windows are not looked at: no collector for it reads such files yet.
+#[cfg(not(unix))]
+fn is_safe(_metadata: &Metadata) -> bool {
+    true
+}
+
+#[cfg(not(unix))]
+fn is_sticky(_metadata: &Metadata) -> bool {
+    true
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    #[test]
+    fn what_others_can_change_is_refused_by_name() {
+        let mode = |path: &Path, mode: u32| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("folder");
+        std::fs::create_dir(&folder).unwrap();
+        let file = folder.join("file");
+        std::fs::write(&file, "text").unwrap();
+        assert_eq!(read(&file, 4).unwrap(), b"text");
+        directory(&folder).unwrap();
+
+        let refused = |path: &Path| read(&file, 4).unwrap_err().to_string().starts_with(&path.display().to_string());
+        for bits in [0o666, 0o620, 0o602] {
+            mode(&file, bits);
+            assert!(refused(&file), "{bits:o}");
+        }
+        mode(&file, 0o644);
+        mode(&folder, 0o777);
+        let real = folder.canonicalize().unwrap();
+        assert!(refused(&real));
+        assert!(matches!(directory(&folder), Err(TrustError::Untrusted { .. })));
+        mode(&folder, 0o1777);
+        read(&file, 4).unwrap();
+        mode(&folder, 0o755);
+
+        let link = root.path().join("link");
+        symlink(&file, &link).unwrap();
+        read(&link, 4).unwrap();
+        mode(&file, 0o666);
+        assert!(matches!(read(&link, 4), Err(TrustError::Untrusted { .. })), "a link is as good as its target");
+    }
+
+    #[test]
+    fn only_regular_files_of_some_size() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(read(folder.path(), 4), Err(TrustError::NotAFile { .. })));
+        let file = folder.path().join("file");
+        assert!(matches!(read(&file, 4), Err(TrustError::Read { .. })));
+        std::fs::write(&file, "12345").unwrap();
+        assert!(matches!(read(&file, 4), Err(TrustError::TooLarge { .. })));
+    }
+}
