@@ -164,7 +164,7 @@ fn what_a_query_may_not_do_is_refused_or_stopped() {
 #[test]
 fn what_others_can_write_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("agentquery.yaml");
+    let file = folder.path().join("config.yaml");
     std::fs::write(&file, "syscalls: always\n").unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666)).unwrap();
     let query = |arguments: &[&str]| {

@@ -43,7 +43,7 @@ struct Cli {
 /// How to record.
 #[derive(Debug, Args)]
 struct Recording {
-    /// File with settings [default: /etc/agentquery/agentquery.yaml, when there is one]
+    /// File with settings [default: /etc/agentquery/config.yaml, when there is one]
     #[arg(long, global = true, value_name = "FILE", env = "AGENTQUERY_CONFIG")]
     config: Option<PathBuf>,
     /// Directory of the recorder's lock and state [default: /var/lib/agentquery]

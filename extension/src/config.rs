@@ -12,7 +12,7 @@ use crate::trust::{self, TrustError};
 use crate::yaml;
 
 /// Where the file is when nothing else is said.
-pub const DEFAULT: &str = "/etc/agentquery/agentquery.yaml";
+pub const DEFAULT: &str = "/etc/agentquery/config.yaml";
 
 /// Where signatures of one's own are, besides those that the file or the command line names.
 pub const SIGNATURES: &str = "/etc/agentquery/signatures";
@@ -88,7 +88,7 @@ mod tests {
 
     fn read(text: &str) -> Result<Config, String> {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("agentquery.yaml");
+        let file = folder.path().join("config.yaml");
         std::fs::write(&file, text).unwrap();
         let name = format!("{}:", file.display());
         Config::load(Some(&file)).map_err(|error| error.to_string().replace(&name, ""))
