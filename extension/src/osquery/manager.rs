@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::generated::{
@@ -27,6 +28,12 @@ const TIME_OF_USER: Duration = Duration::from_secs(10);
 
 /// Text that a result may hold; there is no part of it before the whole of it.
 const RESULT_BYTES: usize = 48 << 20;
+
+/// Text that all results being made may hold together.
+const RESULTS_BYTES: usize = 96 << 20;
+
+/// What they hold now.
+static RESULTS: AtomicUsize = AtomicUsize::new(0);
 
 /// Serves the tables' SQL on a socket.
 ///
@@ -59,7 +66,7 @@ impl Manager {
     fn rows(&self, sql: &str) -> Result<ExtensionPluginResponse, String> {
         let mut collect = Collect::default();
         self.engine()?.run(sql, &mut collect).map_err(|error| error.to_string())?;
-        Ok(collect.rows)
+        Ok(std::mem::take(&mut collect.rows))
     }
 
     fn columns(&self, sql: &str) -> Result<ExtensionPluginResponse, String> {
@@ -78,13 +85,19 @@ struct Collect {
 
 impl Sink for Collect {
     fn begin(&mut self, columns: &[String]) -> io::Result<()> {
-        *self = Self { columns: columns.to_vec(), ..Self::default() };
+        *self = Self { columns: columns.to_vec(), rows: Vec::new(), bytes: 0 }; // the one before is dropped, and counted so
         Ok(())
     }
 
     fn row(&mut self, cells: &[Value]) -> io::Result<()> {
         let row = wire_row(self.columns.iter().map(String::as_str).zip(cells.iter().cloned()));
-        self.bytes += row.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        let bytes = row.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        self.bytes += bytes;
+        let together = RESULTS.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if together > RESULTS_BYTES {
+            let message = "the queries that run now have too large results together; ask again in a moment";
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
+        }
         if self.bytes > RESULT_BYTES {
             let message = "the result is larger than 48 MB; narrow the query, for example by time, or choose columns";
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
@@ -95,6 +108,12 @@ impl Sink for Collect {
 
     fn end(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+impl Drop for Collect {
+    fn drop(&mut self) {
+        RESULTS.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -153,5 +172,32 @@ impl ExtensionManagerSyncHandler for Manager {
 
     fn handle_get_query_columns(&self, sql: String) -> thrift::Result<ExtensionResponse> {
         Ok(reply(self.columns(&sql)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn results_together_are_bounded_and_given_back() {
+        let manager = || Manager {
+            store: fixture::store(1),
+            source: Source::default(),
+            viewer: Viewer::All,
+            path: String::new(),
+        };
+        let large = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40) \
+                     SELECT hex(zeroblob(500000)) AS t FROM n";
+        std::thread::scope(|scope| {
+            let running: Vec<_> = (0..4).map(|_| scope.spawn(|| manager().rows(large))).collect();
+            for query in running {
+                if let Err(error) = query.join().unwrap() {
+                    assert!(error.contains("ask again") || error.contains("MB of memory"), "{error}");
+                }
+            }
+        });
+        assert_eq!(manager().rows(large).unwrap().len(), 40);
     }
 }
