@@ -1,8 +1,8 @@
 //! agentquery: what AI coding agents do on a machine, as SQL tables.
 //!
 //! The data goes one way, and the modules are read in its order: [`event`] is the vocabulary, [`collect`] hears the
-//! kernel, [`identify`] says which process is an agent, [`enrich`] gives meaning, [`record`] keeps the rows, [`tables`]
-//! declares them, `osquery` and `shell` answer from them.
+//! kernel, [`identify`] says which process is an agent, [`enrich`] gives meaning, [`record`] keeps the rows, [`history`]
+//! keeps them on disk, [`tables`] declares them, `osquery` and `shell` answer from them.
 
 pub mod collect;
 pub mod config;
@@ -10,6 +10,7 @@ pub mod enrich;
 pub mod event;
 #[cfg(unix)]
 pub mod front;
+pub mod history;
 pub mod identify;
 pub mod lock;
 #[cfg(unix)]

@@ -29,7 +29,7 @@ enum Condition {
 
 /// A number that came as text.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Number {
+pub(crate) enum Number {
     Integer(i64),
     Double(f64),
 }
@@ -42,7 +42,7 @@ struct TextValue {
 
 impl Number {
     /// What SQLite would convert to a number in a comparison with one; spaces around it are ignored.
-    fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         // SQLite's own spaces: the vertical tab is one, others of Unicode are not.
         let text = text.trim_matches(|c| matches!(c, '\t'..='\r' | ' '));
         if let Ok(integer) = text.parse() {
@@ -54,7 +54,7 @@ impl Number {
     }
 
     #[allow(clippy::cast_precision_loss)] // compared with `nearly`
-    fn double(self) -> f64 {
+    pub(crate) fn double(self) -> f64 {
         match self {
             Self::Integer(integer) => integer as f64,
             Self::Double(double) => double,

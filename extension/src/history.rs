@@ -1,0 +1,80 @@
+//! The history: finished rows in one `DuckDB` file, found again after the recorder has ended.
+//!
+//! A [`History`] belongs to one thread, which appends; [`Readers`] makes connections for queries, which never wait for
+//! it. What it keeps follows from the tables' declarations alone ([`schema`]). A flush is one transaction: after it is
+//! committed its rows are on the disk together with the [`Mark`] that says how far they go, before it nothing of it is.
+
+mod append;
+mod condition;
+mod error;
+mod open;
+mod read;
+mod retain;
+mod schema;
+
+pub use append::{Flush, Mark};
+pub use condition::{Conditions, Query};
+pub use error::HistoryError;
+pub use open::OpenNote;
+pub use read::{Reader, Readers, Row};
+pub use retain::{Pruned, Retention};
+pub use schema::VERSION;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use duckdb::Connection;
+
+use schema::Kept;
+
+/// Bytes of the log from which a checkpoint should be made. Rows in the log are in memory as well.
+pub const LOG_LIMIT: u64 = 8 << 20;
+
+/// The history, for the thread that writes.
+#[derive(Debug)]
+pub struct History {
+    path: PathBuf,
+    connection: Connection,
+    /// Where readers' connections come from.
+    readers: Readers,
+    kept: Arc<[Kept]>,
+    /// After the connections: the file is somebody else's only when they are closed.
+    _lock: File,
+}
+
+impl History {
+    /// Opens the history at `path`, or begins one. A damaged file is set aside, and that is told.
+    ///
+    /// # Errors
+    /// When the place cannot be used, somebody has the file, or it is of a newer version.
+    pub fn open(path: &Path) -> Result<(Self, Vec<OpenNote>), HistoryError> {
+        open::open(path)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Connections for queries.
+    #[must_use]
+    pub fn readers(&self) -> Readers {
+        self.readers.clone()
+    }
+
+    /// Bytes in the log, which a checkpoint moves into the file.
+    #[must_use]
+    pub fn log_bytes(&self) -> u64 {
+        std::fs::metadata(open::log_of(&self.path)).map_or(0, |metadata| metadata.len())
+    }
+
+    /// Moves what is in the log into the file. Appends wait for it, readers do not.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn checkpoint(&mut self) -> Result<(), HistoryError> {
+        self.connection.execute_batch("CHECKPOINT").map_err(|error| HistoryError::of(&self.path, &error))
+    }
+}

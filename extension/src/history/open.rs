@@ -1,0 +1,166 @@
+//! Opening the file: alone, private, with `DuckDB` kept small and to itself.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use duckdb::{Config, Connection};
+
+use super::read::Readers;
+use super::{History, HistoryError, schema};
+use crate::trust;
+
+/// What had to be done to open it, and its user should know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OpenNote {
+    /// The file was damaged; it has this name now, and a new one was begun.
+    SetAside {
+        /// Where it is.
+        path: PathBuf,
+        /// What was wrong.
+        reason: String,
+    },
+    /// The log was damaged: what came since the last checkpoint is in this file, the rest is there.
+    LogSetAside {
+        /// Where it is.
+        path: PathBuf,
+        /// What was wrong.
+        reason: String,
+    },
+}
+
+/// The engine's memory. Rows in the log count too; what does not fit is written to the temporary directory.
+const MEMORY: &str = "32MB";
+
+pub(super) fn open(path: &Path) -> Result<(History, Vec<OpenNote>), HistoryError> {
+    let path = std::path::absolute(path).map_err(|error| HistoryError::io(path, &error))?;
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    make_private(directory).map_err(|error| HistoryError::io(directory, &error))?;
+    trust::directory(directory)?;
+    let lock = lock(&path)?;
+    let mut notes = Vec::new();
+    let connection = loop {
+        match connect(&path) {
+            Err(HistoryError::Corrupt { reason, .. }) if notes.len() < 2 => {
+                notes.push(set_aside(&path, reason, notes.is_empty())?);
+            }
+            connected => break connected?,
+        }
+    };
+    let kept: Arc<[_]> = schema::kept().into();
+    let second = connection.try_clone().map_err(|error| HistoryError::of(&path, &error))?;
+    let readers = Readers::new(path.clone(), second, Arc::clone(&kept));
+    let history = History { path, connection, readers, kept, _lock: lock };
+    history.protect();
+    Ok((history, notes))
+}
+
+fn connect(path: &Path) -> Result<Connection, HistoryError> {
+    let failed = |error: duckdb::Error| HistoryError::of(path, &error);
+    // Nobody can be using it: the lock is held. Only a killed process leaves one.
+    let spill = beside(path, ".tmp");
+    let _ = std::fs::remove_dir_all(&spill);
+    let connection = config(&spill).and_then(|config| Connection::open_with_flags(path, config)).map_err(failed)?;
+    schema::migrate(path, &connection, &schema::kept())?;
+    connection.execute_batch("SET enable_external_access = false; SET lock_configuration = true").map_err(failed)?;
+    Ok(connection)
+}
+
+fn config(spill: &Path) -> duckdb::Result<Config> {
+    Config::default()
+        .threads(1)?
+        .max_memory(MEMORY)?
+        .enable_autoload_extension(false)?
+        .with("temp_directory", spill.to_string_lossy())?
+        .with("max_temp_directory_size", "256MB")?
+        // Checkpoints are made when it suits, not inside a commit.
+        .with("checkpoint_threshold", "1TB")
+}
+
+impl History {
+    /// The engine makes its files with the process' own mode for files. They are made anew by checkpoints.
+    pub(super) fn protect(&self) {
+        #[cfg(unix)]
+        for file in [self.path.clone(), log_of(&self.path)] {
+            use std::os::unix::fs::PermissionsExt as _;
+            // By name: to open and close the file would give up the engine's lock on it.
+            let _ = std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600));
+        }
+    }
+}
+
+/// The log that the engine keeps beside the file.
+pub(super) fn log_of(path: &Path) -> PathBuf {
+    beside(path, ".wal")
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+fn make_private(directory: &Path) -> std::io::Result<()> {
+    let mut builder = DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.recursive(true).create(directory)
+}
+
+/// A lock of our own: the engine's does not keep out a second opener in the same process.
+fn lock(path: &Path) -> Result<File, HistoryError> {
+    let name = beside(path, ".lock");
+    let failed = |error| HistoryError::io(&name, &error);
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        options.mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC);
+    }
+    let mut file = options.open(&name).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => {
+            // Who it is is for messages only: on a full disk it is left out.
+            let _ = file.set_len(0).and_then(|()| file.rewind());
+            let _ = write!(file, "process {}", std::process::id());
+            Ok(file)
+        }
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let _ = file.take(64).read_to_string(&mut holder);
+            if holder.is_empty() {
+                "another process".clone_into(&mut holder);
+            }
+            Err(HistoryError::InUse { path: path.into(), holder })
+        }
+        Err(TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+/// Gives the damaged file another name. Where the log is what is damaged, the file itself stays.
+fn set_aside(path: &Path, reason: String, first: bool) -> Result<OpenNote, HistoryError> {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let log = log_of(path);
+    // Never over one that was set aside before.
+    let free = |base: &Path| {
+        let name = |n: u32| {
+            beside(base, &format!(".corrupt-{seconds}{}", if n == 0 { String::new() } else { format!("-{n}") }))
+        };
+        (0..1000).map(name).find(|name| !name.exists()).unwrap_or_else(|| name(0))
+    };
+    let rename = |from: &Path, to: &Path| std::fs::rename(from, to).map_err(|error| HistoryError::io(from, &error));
+    if first && reason.contains("WAL") && log.exists() {
+        let to = free(&log);
+        rename(&log, &to)?;
+        return Ok(OpenNote::LogSetAside { path: to, reason });
+    }
+    let to = free(path);
+    rename(path, &to)?;
+    if log.exists() {
+        rename(&log, &log_of(&to))?;
+    }
+    Ok(OpenNote::SetAside { path: to, reason })
+}

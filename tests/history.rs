@@ -1,0 +1,658 @@
+//! The history as a file: what survives, what is refused, and how rows come back.
+
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::cast_precision_loss)] // bytes a row, for people to read
+
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use agentquery::history::{Conditions, History, HistoryError, Mark, OpenNote, Query, Retention, VERSION};
+use agentquery::tables::constraint::{Constraint, Op};
+use agentquery::tables::filter::Filter;
+use agentquery::tables::{self, Column, ColumnType, Viewer};
+use agentquery::value::Value;
+use proptest::prelude::*;
+
+const TABLE: &str = "agent_file_ops";
+const START: i64 = 1_795_000_000_000_000_000;
+const ALL: Query<'static> = Query { viewer: Viewer::All, constraints: &[], since: None };
+
+fn columns(table: &str) -> Vec<&'static Column> {
+    tables::find(table).unwrap().columns()
+}
+
+fn index(table: &str, name: &str) -> usize {
+    columns(table).iter().position(|column| column.name == name).unwrap()
+}
+
+/// The `n`th row of a table: every column that is kept has a value.
+fn row(table: &str, n: i64) -> Vec<Value> {
+    let time_ns = START + n * 1_000_000 + n % 977;
+    let cell = |column: &&Column| match (column.name, column.kind) {
+        _ if column.is_hidden() => Value::Null,
+        ("eid" | "agent_id", _) if column.name == "eid" || table == "ai_agents" => Value::Integer(time_ns + 5),
+        ("time_ns", _) => Value::Integer(time_ns),
+        ("time" | "start_time" | "end_time", _) => Value::Integer(time_ns / 1_000_000_000),
+        ("path", _) => format!("/home/dev/project/src/module{}/file{}.rs", n % 40, n % 997).into(),
+        ("pid", _) => Value::Integer(4000 + n / 50 % 300),
+        (_, ColumnType::Text) => ["a", "B", "c d"][usize::try_from(n % 3).unwrap()].into(),
+        (_, ColumnType::Integer | ColumnType::BigInt) => Value::Integer(n % 7),
+        (_, ColumnType::Double) => Value::Double(0.25),
+    };
+    columns(table).iter().map(cell).collect()
+}
+
+fn flush(history: &mut History, table: &str, numbers: std::ops::Range<i64>) -> Result<(), HistoryError> {
+    let rows: Vec<_> = numbers.clone().map(|n| row(table, n)).collect();
+    let mut flush = history.flush()?;
+    flush.append(table, &mut rows.iter().map(|row| (&row[..], Some(1000))))?;
+    flush.commit(&Mark { eid: START + numbers.end, position: numbers.end, data: vec![1, 2] })
+}
+
+/// All rows of a table, page by page, newest first, with all columns.
+fn all(history: &History, table: &str, query: &Query<'_>) -> Result<Vec<(i64, Vec<Value>)>, HistoryError> {
+    let reader = history.readers().reader()?;
+    let indexes: Vec<_> = (0..columns(table).len()).collect();
+    let conditions = reader.conditions(table, query).unwrap();
+    let mut rows: Vec<(i64, Vec<Value>)> = Vec::new();
+    loop {
+        let page = reader.page(table, &indexes, &conditions, rows.last().map(|row| row.0), 3000)?;
+        if page.is_empty() {
+            return Ok(rows);
+        }
+        rows.extend(page.into_iter().map(|row| (row.eid, row.values)));
+    }
+}
+
+fn expected(table: &str, numbers: std::ops::Range<i64>) -> Vec<Vec<Value>> {
+    numbers.rev().map(|n| row(table, n)).collect()
+}
+
+fn values(rows: Vec<(i64, Vec<Value>)>) -> Vec<Vec<Value>> {
+    rows.into_iter().map(|row| row.1).collect()
+}
+
+fn place() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("history.duckdb");
+    (folder, path)
+}
+
+fn open(path: &Path) -> History {
+    let (history, notes) = History::open(path).unwrap();
+    assert_eq!(notes, []);
+    history
+}
+
+#[test]
+fn every_column_of_every_table_comes_back() {
+    let (_folder, path) = place();
+    let mut history = open(&path);
+    for table in ["ai_agents", "agent_processes", "agent_connections", TABLE] {
+        flush(&mut history, table, 0..5000).unwrap();
+    }
+    drop(history);
+    let history = open(&path);
+    for table in ["ai_agents", "agent_processes", "agent_connections", TABLE] {
+        assert_eq!(values(all(&history, table, &ALL).unwrap()), expected(table, 0..5000), "{table}");
+    }
+    assert_eq!(history.mark().unwrap(), Mark { eid: START + 5000, position: 5000, data: vec![1, 2] });
+    #[cfg(unix)]
+    for file in std::fs::read_dir(path.parent().unwrap()).unwrap() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let file = file.unwrap();
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o077, 0, "{:?}", file.path());
+    }
+}
+
+#[test]
+fn a_flush_that_is_dropped_leaves_nothing() {
+    let (_folder, path) = place();
+    let mut history = open(&path);
+    flush(&mut history, TABLE, 0..10).unwrap();
+    let rows: Vec<_> = (10..20).map(|n| row(TABLE, n)).collect();
+    let mut dropped = history.flush().unwrap();
+    dropped.append(TABLE, &mut rows.iter().map(|row| (&row[..], None))).unwrap();
+    drop(dropped);
+    assert_eq!(values(all(&history, TABLE, &ALL).unwrap()), expected(TABLE, 0..10));
+    assert_eq!(history.mark().unwrap().position, 10);
+}
+
+/// Not a test of its own: what `what_was_flushed_survives_a_kill` kills.
+#[test]
+#[ignore = "run by another test"]
+fn appends_until_it_is_killed() {
+    let Some(path) = std::env::var_os("AGENTQUERY_HISTORY_KILL") else { return };
+    let (mut history, _) = History::open(Path::new(&path)).unwrap();
+    let mut next = history.mark().unwrap().position;
+    loop {
+        flush(&mut history, TABLE, next..next + 500).unwrap();
+        next += 500;
+        println!("\nflushed {next}");
+        if next % 5000 == 0 {
+            history.checkpoint().unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_was_flushed_survives_a_kill() {
+    let (_folder, path) = place();
+    let mut told = 0;
+    for round in 0..3 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "appends_until_it_is_killed", "--nocapture"])
+            .env("AGENTQUERY_HISTORY_KILL", &path)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+        let enough = told + 2500 + round * 700;
+        while told < enough {
+            let line = lines.next().expect("the child ended by itself").unwrap();
+            if let Some(next) = line.strip_prefix("flushed ") {
+                told = next.parse().unwrap();
+            }
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        for line in lines.map_while(Result::ok) {
+            told = line.strip_prefix("flushed ").map_or(told, |next| next.parse().unwrap());
+        }
+        let history = open(&path);
+        let position = history.mark().unwrap().position;
+        assert!(position >= told, "{position} rows are stored, {told} were flushed");
+        assert_eq!(position % 500, 0);
+        assert_eq!(values(all(&history, TABLE, &ALL).unwrap()), expected(TABLE, 0..position));
+        told = position;
+    }
+}
+
+#[test]
+fn one_at_a_time() {
+    let (_folder, path) = place();
+    let history = open(&path);
+    let error = History::open(&path).unwrap_err();
+    assert!(matches!(error, HistoryError::InUse { .. }), "{error}");
+    assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
+    drop(history);
+    open(&path);
+}
+
+#[test]
+fn a_damaged_file_is_set_aside() {
+    let (folder, path) = place();
+    let mut history = open(&path);
+    flush(&mut history, TABLE, 0..20_000).unwrap();
+    history.checkpoint().unwrap();
+    drop(history);
+    let good = std::fs::read(&path).unwrap();
+    let damages: [(&str, Vec<u8>); 4] = [
+        ("no header", good.iter().enumerate().map(|(i, byte)| if i < 4096 { byte ^ 0x55 } else { *byte }).collect()),
+        ("text", b"this is no database, but a letter to somebody".repeat(300)),
+        ("headers", good.iter().enumerate().map(|(i, byte)| if i < 12288 { 0xff } else { *byte }).collect()),
+        ("cut", good[..12288 + 100].to_vec()),
+    ];
+    for (what, bytes) in damages {
+        std::fs::write(&path, &bytes).unwrap();
+        let (mut history, notes) = History::open(&path).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let [OpenNote::SetAside { path: aside, .. }] = &notes[..] else { panic!("{what}: {notes:?}") };
+        assert_eq!(std::fs::read(aside).unwrap(), bytes, "{what}: nothing of it is lost");
+        flush(&mut history, TABLE, 0..10).unwrap();
+        assert_eq!(values(all(&history, TABLE, &ALL).unwrap()), expected(TABLE, 0..10), "{what}");
+    }
+    // Each under a name of its own.
+    let aside = std::fs::read_dir(folder.path())
+        .unwrap()
+        .filter(|file| file.as_ref().unwrap().file_name().to_string_lossy().contains(".corrupt-"));
+    assert_eq!(aside.count(), 4);
+}
+
+#[test]
+fn a_flipped_byte_is_an_error_and_no_wrong_row() {
+    let (_folder, path) = place();
+    let mut history = open(&path);
+    flush(&mut history, TABLE, 0..20_000).unwrap();
+    history.checkpoint().unwrap();
+    drop(history);
+    let size = std::fs::metadata(&path).unwrap().len();
+    for part in 1..12 {
+        let at = SeekFrom::Start(size * part / 12);
+        let mut file = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let mut byte = [0];
+        file.seek(at).unwrap();
+        file.read_exact(&mut byte).unwrap();
+        file.seek(at).unwrap();
+        file.write_all(&[!byte[0]]).unwrap();
+        match History::open(&path) {
+            Ok((history, notes)) if notes.is_empty() => match all(&history, TABLE, &ALL) {
+                Ok(rows) => assert_eq!(values(rows), expected(TABLE, 0..20_000), "byte in part {part}"),
+                Err(error) => assert!(matches!(error, HistoryError::Corrupt { .. }), "{error}"),
+            },
+            Ok((history, notes)) => {
+                drop(history);
+                let [OpenNote::SetAside { path: aside, .. }] = &notes[..] else { panic!("{notes:?}") };
+                std::fs::rename(aside, &path).unwrap();
+            }
+            Err(error) => panic!("part {part}: {error}"),
+        }
+        file.seek(at).unwrap();
+        file.write_all(&byte).unwrap();
+    }
+}
+
+#[test]
+fn a_newer_version_is_refused() {
+    let (_folder, path) = place();
+    drop(open(&path));
+    let other = duckdb::Connection::open(&path).unwrap();
+    other.execute("UPDATE meta SET version = ?", [VERSION + 1]).unwrap();
+    drop(other);
+    let error = History::open(&path).unwrap_err();
+    assert!(matches!(error, HistoryError::Newer { .. }), "{error}");
+    assert!(error.to_string().contains("update agentquery"), "{error}");
+}
+
+#[test]
+fn a_column_that_the_file_lacks_is_added() {
+    let (_folder, path) = place();
+    let mut history = open(&path);
+    flush(&mut history, TABLE, 0..10).unwrap();
+    drop(history);
+    let other = duckdb::Connection::open(&path).unwrap();
+    other
+        .execute_batch(
+            "ALTER TABLE agent_file_ops DROP COLUMN mode; ALTER TABLE agent_file_ops ADD COLUMN gone VARCHAR",
+        )
+        .unwrap();
+    drop(other);
+    let mut history = open(&path);
+    flush(&mut history, TABLE, 10..20).unwrap();
+    let mode = index(TABLE, "mode");
+    let mut rows = expected(TABLE, 0..20);
+    for row in &mut rows[10..] {
+        row[mode] = Value::Null;
+    }
+    assert_eq!(values(all(&history, TABLE, &ALL).unwrap()), rows);
+}
+
+fn is_root() -> bool {
+    // SAFETY: geteuid has no preconditions.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// A small file system, as long as it lives.
+struct Mount(tempfile::TempDir);
+
+impl Mount {
+    fn new(options: &str) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let status = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(folder.path()).status();
+        status.is_ok_and(|status| status.success()).then_some(Self(folder))
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_and_what_was_stored_stays() {
+    let Some(mount) = is_root().then(|| Mount::new("size=4m,mode=700")).flatten() else {
+        eprintln!("left out: it takes root to mount a small file system");
+        return;
+    };
+    let path = mount.0.path().join("history.duckdb");
+    let mut history = open(&path);
+    let mut stored = 0;
+    let error = loop {
+        match flush(&mut history, TABLE, stored..stored + 2000) {
+            Ok(()) => stored += 2000,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, HistoryError::DiskFull { .. }), "{error}");
+    assert!(stored > 0);
+    drop(history);
+    // Room again: it goes on where it stopped.
+    let status = Command::new("mount").args(["-o", "remount,size=64m"]).arg(mount.0.path()).status().unwrap();
+    assert!(status.success());
+    let mut history = open(&path);
+    assert_eq!(history.mark().unwrap().position, stored);
+    flush(&mut history, TABLE, stored..stored + 2000).unwrap();
+    assert_eq!(values(all(&history, TABLE, &ALL).unwrap()), expected(TABLE, 0..stored + 2000));
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_told() {
+    let Some(mount) = is_root().then(|| Mount::new("size=1m,mode=700,ro")).flatten() else {
+        eprintln!("left out: it takes root to mount a small file system");
+        return;
+    };
+    let error = History::open(&mount.0.path().join("history.duckdb")).unwrap_err();
+    assert!(matches!(error, HistoryError::NotUsable { .. }), "{error}");
+    assert!(error.to_string().contains("--database"), "{error}");
+}
+
+#[test]
+fn readers_do_not_wait_for_a_checkpoint() {
+    let (_folder, path) = place();
+    let mut history = open(&path);
+    for part in 0..20 {
+        flush(&mut history, TABLE, part * 10_000..(part + 1) * 10_000).unwrap();
+    }
+    let readers = history.readers();
+    let done = Arc::new(AtomicBool::new(false));
+    let over = Arc::clone(&done);
+    let pages = std::thread::spawn(move || {
+        let reader = readers.reader().unwrap();
+        let conditions = reader.conditions(TABLE, &ALL).unwrap();
+        let mut spans = Vec::new();
+        while !over.load(Ordering::SeqCst) {
+            let start = Instant::now();
+            assert_eq!(reader.page(TABLE, &[0, 9], &conditions, None, 100).unwrap().len(), 100);
+            spans.push((start, start.elapsed()));
+        }
+        spans
+    });
+    let start = Instant::now();
+    history.checkpoint().unwrap();
+    let end = Instant::now();
+    done.store(true, Ordering::SeqCst);
+    let spans = pages.join().unwrap();
+    let inside = spans.iter().filter(|(from, took)| *from > start && *from + *took < end).count();
+    let longest = spans.iter().map(|span| span.1).max().unwrap_or_default();
+    println!("checkpoint {:?}, {inside} pages meanwhile, the longest {longest:?}", end - start);
+    assert!(inside > 0, "no page was read within the {:?} of the checkpoint", end - start);
+}
+
+#[test]
+fn the_oldest_rows_leave_by_age_and_by_size() {
+    let (_folder, path) = place();
+    let mut history = open(&path);
+    for part in 0..20 {
+        flush(&mut history, TABLE, part * 10_000..(part + 1) * 10_000).unwrap();
+    }
+    history.checkpoint().unwrap();
+    // Rows are a millisecond apart: half of them are older than 100 s after the start.
+    let retention = Retention { seconds: 50, bytes: 1 << 30 };
+    while history.prune(&retention, START / 1_000_000_000 + 150).unwrap().more {}
+    let rows = values(all(&history, TABLE, &ALL).unwrap());
+    assert!(rows == expected(TABLE, 200_000 - i64::try_from(rows.len()).unwrap()..200_000));
+    assert!((99_900..=100_100).contains(&rows.len()), "{}", rows.len());
+    history.checkpoint().unwrap();
+    let used = history.used_bytes().unwrap();
+    let retention = Retention { seconds: i64::MAX / 2_000_000_000, bytes: used / 2 };
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while history.prune(&retention, START / 1_000_000_000).unwrap().more {
+        assert!(Instant::now() < deadline);
+    }
+    let left = values(all(&history, TABLE, &ALL).unwrap()).len();
+    assert!(left < rows.len() && history.used_bytes().unwrap() <= used / 2, "{left} rows, {used} bytes before");
+    // What was freed is used again.
+    let before = std::fs::metadata(&path).unwrap().len();
+    flush(&mut history, TABLE, 200_000..210_000).unwrap();
+    history.checkpoint().unwrap();
+    assert!(std::fs::metadata(&path).unwrap().len() <= before);
+}
+
+/// Cells and values of constraints that meet: equal, nearly equal, and of other types.
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof![
+        prop::sample::select(vec![
+            "", " ", "a", "A", "a ", "ab", "Ab%", "1", "1.0", "é", "É", "K", "\u{212a}", "a_b", "a\0b"
+        ])
+        .prop_map(str::to_owned),
+        "[aAbB%_*?é ]{0,4}",
+    ]
+}
+
+fn number() -> impl Strategy<Value = i64> {
+    prop_oneof![-3i64..4, Just(i64::MAX), Just(i64::MIN), Just(1_000_000_000), Just(1_999_999_999)]
+}
+
+fn cell(column: &'static Column) -> BoxedStrategy<Value> {
+    match column.kind {
+        _ if column.is_hidden() => Just(Value::Null).boxed(),
+        ColumnType::Text => prop_oneof![Just(Value::Null), text().prop_map(|text| Value::Text(text.into()))].boxed(),
+        ColumnType::Integer | ColumnType::BigInt => {
+            prop_oneof![Just(Value::Null), number().prop_map(Value::Integer)].boxed()
+        }
+        ColumnType::Double => {
+            prop_oneof![Just(Value::Null), (-2.0..2.0f64).prop_map(Value::Double), Just(Value::Double(0.5))].boxed()
+        }
+    }
+}
+
+fn constraint(table: &'static str) -> impl Strategy<Value = Constraint> {
+    let names: Vec<_> = columns(table).iter().map(|column| column.name).collect();
+    let ops = [
+        Op::Equal,
+        Op::Is,
+        Op::Greater,
+        Op::GreaterOrEqual,
+        Op::Less,
+        Op::LessOrEqual,
+        Op::Like,
+        Op::Glob,
+        Op::NotEqual,
+        Op::IsNot,
+    ];
+    let value = prop_oneof![
+        text(),
+        number().prop_map(|number| number.to_string()),
+        prop::sample::select(vec![
+            "0.5",
+            "1e0",
+            "1.0000000000001",
+            "1e999",
+            " 2 ",
+            "9223372036854775808",
+            "a*",
+            "A%",
+            "[a]*"
+        ])
+        .prop_map(str::to_owned),
+    ];
+    (prop::sample::select(names), prop::sample::select(ops.to_vec()), value)
+        .prop_map(|(name, op, value)| Constraint::new(name, op, value))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_pushed_loses_no_row(
+        cells in prop::collection::vec(columns("ai_agents").into_iter().map(cell).collect::<Vec<_>>(), 1..60),
+        queries in prop::collection::vec(prop::collection::vec(constraint("ai_agents"), 0..3), 60),
+    ) {
+        let table = "ai_agents";
+        let (_folder, path) = place();
+        let mut history = open(&path);
+        let (key, time, time_ns) = (index(table, "agent_id"), index(table, "time"), index(table, "time_ns"));
+        let mut rows = cells;
+        for (n, row) in rows.iter_mut().enumerate() {
+            row[key] = Value::Integer(i64::try_from(n).unwrap());
+            row[time] = if let Value::Integer(ns) = row[time_ns] { Value::Integer(ns.div_euclid(1_000_000_000)) } else { Value::Null };
+        }
+        rows.reverse();
+        let mut flush = history.flush().unwrap();
+        flush.append(table, &mut rows.iter().enumerate().map(|(n, row)| (&row[..], Some(i64::try_from(n % 2).unwrap())))).unwrap();
+        flush.commit(&Mark::default()).unwrap();
+        for constraints in &queries {
+            let filter = Filter::compile(&columns(table), constraints);
+            let matches = |row: &&Vec<Value>| filter.may_match(|column| row[column].clone());
+            let wanted: Vec<_> = rows.iter().filter(matches).cloned().collect();
+            let query = Query { constraints, ..ALL };
+            let got = values(all(&history, table, &query).unwrap());
+            let got: Vec<_> = got.iter().filter(matches).cloned().collect();
+            prop_assert_eq!(got, wanted, "{:?}", constraints);
+        }
+        let own = all(&history, table, &Query { viewer: Viewer::User(1), ..ALL }).unwrap();
+        prop_assert_eq!(values(own), rows.iter().skip(1).step_by(2).cloned().collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_database_of_version_1_is_read() {
+    let packed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/history/v1.duckdb.gz");
+    let (_folder, path) = place();
+    let bytes = Command::new("gzip").arg("-dc").arg(&packed).output().unwrap();
+    assert!(bytes.status.success(), "{}", packed.display());
+    std::fs::write(&path, bytes.stdout).unwrap();
+    // A column that came later is NULL in its rows.
+    let file = duckdb::Connection::open(&path).unwrap();
+    let mut known = file.prepare("SELECT table_name || '.' || column_name FROM duckdb_columns()").unwrap();
+    let known: Vec<String> = known.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+    drop(file);
+    let history = open(&path);
+    assert_eq!(history.mark().unwrap().position, 100);
+    for table in ["ai_agents", "agent_processes", "agent_connections", TABLE] {
+        let mut rows = expected(table, 0..100);
+        for (index, column) in columns(table).into_iter().enumerate().filter(|(_, column)| column.name != "time") {
+            if !known.contains(&format!("{table}.{}", column.name)) {
+                for row in &mut rows {
+                    row[index] = Value::Null;
+                }
+            }
+        }
+        assert_eq!(values(all(&history, table, &ALL).unwrap()), rows, "{table}");
+    }
+}
+
+/// Writes the fixture of the version that is current: see `docs/SCHEMA_CHANGES.md`.
+#[test]
+#[ignore = "writes a fixture"]
+fn write_a_fixture() {
+    let Some(to) = std::env::var_os("AGENTQUERY_HISTORY_FIXTURE") else { return };
+    let mut history = open(Path::new(&to));
+    for table in ["ai_agents", "agent_processes", "agent_connections", TABLE] {
+        flush(&mut history, table, 0..100).unwrap();
+    }
+    history.checkpoint().unwrap();
+}
+
+/// Memory, bytes and rates with the rows of a busy day: `--ignored --nocapture measure`.
+#[test]
+#[ignore = "a measurement"]
+fn measure() {
+    let status = || {
+        let text = std::fs::read_to_string("/proc/self/status").unwrap();
+        let of = |name: &str| {
+            text.lines()
+                .find(|line| line.starts_with(name))
+                .unwrap()
+                .split_whitespace()
+                .nth(1)
+                .unwrap()
+                .parse::<u64>()
+                .unwrap()
+                / 1024
+        };
+        format!("resident {} MB, anonymous {} MB", of("VmRSS"), of("RssAnon"))
+    };
+    let (_folder, path) = place();
+    println!("start: {}", status());
+    let mut history = open(&path);
+    println!("open: {}", status());
+    let rows = 2_000_000;
+    let (start, mut worst, mut points) = (Instant::now(), Duration::ZERO, Duration::ZERO);
+    let mut peak = String::new();
+    for from in (0..rows).step_by(2000) {
+        let batch: Vec<_> = (from..from + 2000).map(realistic).collect();
+        let begun = Instant::now();
+        let mut flush = history.flush().unwrap();
+        flush.append(TABLE, &mut batch.iter().map(|row| (&row[..], Some(1000)))).unwrap();
+        flush.commit(&Mark::default()).unwrap();
+        worst = worst.max(begun.elapsed());
+        if history.log_bytes() > agentquery::history::LOG_LIMIT {
+            let begun = Instant::now();
+            history.checkpoint().unwrap();
+            points = points.max(begun.elapsed());
+            peak = peak.max(status());
+        }
+    }
+    let took = start.elapsed();
+    history.checkpoint().unwrap();
+    println!(
+        "appended {rows} in {took:?}, worst flush {worst:?}, worst checkpoint {points:?}: {} (most {peak})",
+        status()
+    );
+    let bytes = std::fs::metadata(&path).unwrap().len();
+    println!("file {bytes} bytes, {:.1} a row; in use {}", bytes as f64 / rows as f64, history.used_bytes().unwrap());
+    let reader = history.readers().reader().unwrap();
+    let last = START + rows * 43_000_000;
+    let all: Vec<_> = (0..columns(TABLE).len()).collect();
+    for (what, constraints) in [
+        ("an hour by time", vec![Constraint::new("time", Op::Greater, (last / 1_000_000_000 - 3600).to_string())]),
+        ("one pid", vec![Constraint::new("pid", Op::Equal, "4100")]),
+        ("a path", vec![Constraint::new("path", Op::Like, "%module7/%7.rs")]),
+    ] {
+        let begun = Instant::now();
+        let conditions: Conditions = reader.conditions(TABLE, &Query { constraints: &constraints, ..ALL }).unwrap();
+        let (mut count, mut below) = (0, None);
+        loop {
+            let page = reader.page(TABLE, &all, &conditions, below, 4000).unwrap();
+            let Some(row) = page.last() else { break };
+            below = Some(row.eid);
+            count += page.len();
+        }
+        println!("{what}: {count} rows in {:?}: {}", begun.elapsed(), status());
+    }
+    let begun = Instant::now();
+    let pruned = history.prune(&Retention { seconds: 3600 * 12, bytes: 1 << 30 }, last / 1_000_000_000).unwrap();
+    println!("a step of pruning {pruned:?} in {:?}: {}", begun.elapsed(), status());
+    drop((reader, history));
+    let file = duckdb::Connection::open(&path).unwrap();
+    let mut columns = file
+        .prepare(
+            "SELECT column_name, count(DISTINCT block_id), string_agg(DISTINCT compression, ' ')
+             FROM pragma_storage_info('agent_file_ops') WHERE block_id >= 0 GROUP BY ALL ORDER BY 2 DESC",
+        )
+        .unwrap();
+    let columns = columns.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap();
+    for (name, blocks, how) in columns.map(Result::<(String, i64, String), _>::unwrap) {
+        println!("{name}: in {blocks} blocks of 256 kB, {how}");
+    }
+}
+
+/// A row as agents make them: opens and closes of one process after the other, in bursts.
+fn realistic(n: i64) -> Vec<Value> {
+    let burst = n / 2000;
+    let time_ns = START + burst * 86_000_000_000 + n % 2000 * 400_000 + n * 7919 % 300_000;
+    let close = n % 2 == 1;
+    let text = |text: &'static str| Value::Text(text.into());
+    let cell = |column: &&Column| match column.name {
+        "eid" => Value::Integer(START + burst * 86_000_000_000 + 900_000_000 + n % 2000),
+        "time_ns" => Value::Integer(time_ns),
+        "agent" => text("claude-code"),
+        "agent_id" => Value::Integer(START + n / 400_000),
+        "pid" => Value::Integer(4000 + n / 100 % 3000),
+        "process_eid" => Value::Integer(START + n / 100 * 4_300_000_017),
+        "name" => text(["node", "git", "rg", "bash"][usize::try_from(n / 100 % 4).unwrap()]),
+        "operation" => text(if close {
+            "close"
+        } else {
+            ["open_read", "open_write", "create"][usize::try_from(n / 7 % 3).unwrap()]
+        }),
+        "path" => format!("/home/dev/project/src/module{}/file{}.rs", n / 2 * 31 % 40, n / 2 * 7919 % 3001).into(),
+        "path_source" => text("kernel"),
+        "mode" if !close && n % 3 == 0 => text("0644"),
+        "in_project" => Value::Integer(1),
+        "uid" => Value::Integer(1000),
+        "open_eid" if close => Value::Integer(START + burst * 86_000_000_000 + 900_000_000 + n % 2000 - 1),
+        "bytes_read" if close => Value::Integer(n * 7919 % 65536),
+        "bytes_written" if close => Value::Integer(if n % 8 == 1 { n * 31 % 9000 } else { 0 }),
+        "close_source" if close => text("seen"),
+        "truncated" => Value::Integer(0),
+        _ => Value::Null,
+    };
+    columns(TABLE).iter().map(cell).collect()
+}
