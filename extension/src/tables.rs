@@ -19,10 +19,12 @@ pub mod filter;
 mod golden;
 mod lookup;
 mod pattern;
+mod reads;
 mod scan;
 pub mod schema;
 
-pub use lookup::Lookup;
+pub use lookup::{Lookup, numbers};
+pub use reads::{Reads, SHARED_FOR};
 pub use scan::{DEFAULT_ROW_CAP, Request, Rows, Scan, ScanError, WINDOW_SECONDS, open, open_at_rows, scan};
 
 use std::sync::Arc;
@@ -211,8 +213,8 @@ pub trait Table: Sync {
     fn cursor(&self, store: &Store) -> Box<dyn Cursor>;
 }
 
-/// A row in a walk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A row in a walk; a newer one is greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
     segment: usize,
     /// Counted from 1; 0 is beside the rows.
@@ -245,6 +247,8 @@ impl<R: Send + Sync + 'static> Table for Declaration<R> {
     }
 
     fn cursor(&self, store: &Store) -> Box<dyn Cursor> {
+        store.count_read();
+        tracing::debug!(table = self.info.name, "read");
         let segments: Arc<[_]> = (self.rows)(store).into_segments().into();
         let position = Position { segment: segments.len(), row: 0 };
         Box::new(Walk { fields: self.fields, ended: self.ended, segments, position })

@@ -135,7 +135,12 @@ impl Life<'_> {
     fn hold(&self, client: &Client, uuid: i64) -> Result<(), SessionEnd> {
         let mut path = self.options.socket.clone().into_os_string();
         path.push(format!(".{uuid}"));
-        let plugin = Plugin { uuid, source: self.source.clone(), stop: self.stop.clone() };
+        let plugin = Plugin {
+            uuid,
+            source: self.source.clone(),
+            reads: crate::tables::Reads::default(),
+            stop: self.stop.clone(),
+        };
         let _server = Server::start(&PathBuf::from(path), ExtensionSyncProcessor::new(plugin))?;
         tracing::info!(uuid, "registered with osquery");
         let mut missed = 0;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::generated::{
     ExtensionPluginRequest, ExtensionPluginResponse, ExtensionRegistry, ExtensionResponse, ExtensionStatus,
@@ -11,11 +11,14 @@ use super::generated::{
 use super::{Stop, reply, success};
 use crate::record::Store;
 use crate::tables::constraint::Context;
-use crate::tables::{DEFAULT_ROW_CAP, Request, all, find, scan, schema};
+use crate::tables::{DEFAULT_ROW_CAP, Reads, Request, all, find, schema};
 use crate::value::Value;
 
 /// How long a query waits for a recorder that is still starting.
 const STARTING: Duration = Duration::from_secs(2);
+
+/// Time for an answer: while one waits for it, the whole core does.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// A store that may come later: osquery waits three seconds for an extension to register, and a kernel may take
 /// longer to take the programs.
@@ -61,6 +64,7 @@ pub(super) fn registry() -> ExtensionRegistry {
 pub(super) struct Plugin {
     pub(super) uuid: i64,
     pub(super) source: Source,
+    pub(super) reads: Reads,
     pub(super) stop: Stop,
 }
 
@@ -71,6 +75,7 @@ impl Plugin {
         item: &str,
         request: &ExtensionPluginRequest,
     ) -> Result<ExtensionPluginResponse, String> {
+        let began = Instant::now();
         let table = (registry == "table").then(|| find(item)).flatten();
         let table = table.ok_or_else(|| format!("agentquery has no {registry} plugin {item}"))?;
         match request.get("action").map(String::as_str) {
@@ -84,8 +89,9 @@ impl Plugin {
                         columns.push(first.name.to_owned());
                     }
                 }
-                let request = Request { constraints: context.constraints, columns, cap: Some(DEFAULT_ROW_CAP) };
-                let found = scan(&*self.source.get()?, table, &request).map_err(|error| error.to_string())?;
+                let (cap, deadline) = (Some(DEFAULT_ROW_CAP), Some(began + ANSWER));
+                let request = Request { constraints: context.constraints, columns, cap, deadline };
+                let found = self.reads.scan(&self.source.get()?, table, &request).map_err(|error| error.to_string())?;
                 let names: Vec<_> = found.columns.iter().map(|column| column.name).collect();
                 Ok(found.rows.into_iter().map(|row| wire_row(names.iter().copied().zip(row))).collect())
             }
@@ -132,7 +138,7 @@ mod tests {
 
     fn call(source: Source, item: &str, pairs: &[(&str, &str)]) -> Result<ExtensionPluginResponse, String> {
         let request = pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
-        Plugin { uuid: 1, source, stop: Stop::default() }.answer("table", item, &request)
+        Plugin { uuid: 1, source, reads: Reads::default(), stop: Stop::default() }.answer("table", item, &request)
     }
 
     fn generate(item: &str, context: &str) -> Result<ExtensionPluginResponse, String> {
