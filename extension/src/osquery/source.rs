@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::client::{Client, ClientError};
 use crate::record::Store;
+use crate::tables::Reads;
 
 /// How long a query waits for a recorder that is still starting, and for the next one when one has ended.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -36,6 +37,8 @@ pub struct Source(Arc<Inner>);
 struct Inner {
     state: Mutex<State>,
     changed: Condvar,
+    /// What was read of a store that is here.
+    reads: Reads,
     /// Some recorder was there: one that is not is about to be followed by another.
     reached: AtomicBool,
 }
@@ -53,6 +56,11 @@ impl Source {
     pub fn set(&self, rows: Result<Rows, String>) {
         *self.0.state.lock().unwrap_or_else(PoisonError::into_inner) = Some(rows);
         self.0.changed.notify_all();
+    }
+
+    /// The reads that calls share.
+    pub(super) fn reads(&self) -> &Reads {
+        &self.0.reads
     }
 
     /// A recorder is known to be there or to come: questions wait for it.

@@ -4,6 +4,7 @@
 //! matched or sent.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use super::log::{Log, Snapshot};
@@ -70,6 +71,7 @@ impl Default for State {
 pub struct Store {
     state: RwLock<State>,
     probe: OnceLock<Arc<dyn Probe>>,
+    reads: AtomicU64,
 }
 
 impl Store {
@@ -81,6 +83,17 @@ impl Store {
     /// Says whom to ask for health and running bytes. The first one stays.
     pub fn set_probe(&self, probe: Arc<dyn Probe>) {
         let _ = self.probe.set(probe);
+    }
+
+    /// How often a table was read.
+    #[must_use]
+    pub fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
+    }
+
+    /// Counts a read of a table.
+    pub fn count_read(&self) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
     }
 
     fn read<T>(&self, take: impl FnOnce(&State) -> T) -> T {
