@@ -1,20 +1,23 @@
 //! Asking a manager: osqueryd, osqueryi, or `agentquery run`.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use socket2::{Domain, SockAddr, Socket, Type};
+
 use super::generated::{
     ExtensionManagerSyncClient, ExtensionPluginResponse, ExtensionRegistry, ExtensionResponse, ExtensionStatus,
-    InternalExtensionInfo, InternalExtensionList, TExtensionManagerSyncClient as _,
+    InternalExtensionInfo, InternalExtensionList, TExtensionManagerSyncClient as _, TExtensionSyncClient as _,
 };
 use super::transport::{Input, MessageLimits, Output, protocols};
 use crate::shell::{Backend, Error, Sink};
 use crate::value::Value;
 
 /// A result: a hundred thousand rows of ordinary width are 36 MB.
-const RESULT: MessageLimits = MessageLimits { bytes: 512 << 20, elements: 5_000_000 };
+const RESULT: MessageLimits = MessageLimits { bytes: 512 << 20, elements: 5_000_000, time: QUERY_TIME };
 
 /// osquery's own timeout for a call.
 const QUERY_TIME: Duration = Duration::from_secs(300);
@@ -67,15 +70,25 @@ impl Client {
         &self,
         ask: impl FnOnce(&mut ExtensionManagerSyncClient<Input, Output>) -> thrift::Result<T>,
     ) -> Result<T, ClientError> {
-        let stream = UnixStream::connect(&self.path)
-            .map_err(|source| ClientError::Connect { path: self.path.clone(), source })?;
+        let stream = self.connect().map_err(|source| ClientError::Connect { path: self.path.clone(), source })?;
         let answer = || {
             stream.set_read_timeout(Some(self.timeout))?;
-            stream.set_write_timeout(Some(self.timeout))?;
-            let (input, output) = protocols(&stream, RESULT)?;
+            let (input, output) = protocols(&stream, MessageLimits { time: self.timeout, ..RESULT })?;
             ask(&mut ExtensionManagerSyncClient::new(input, output))
         };
         answer().map_err(|source| ClientError::Protocol { path: self.path.clone(), source })
+    }
+
+    /// The time for writing holds for a connect, too.
+    fn connect(&self) -> io::Result<UnixStream> {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_write_timeout(Some(self.timeout))?;
+        socket.connect(&SockAddr::unix(&self.path)?)?;
+        Ok(OwnedFd::from(socket).into())
+    }
+
+    pub(super) fn ping(&self) -> Result<(), ClientError> {
+        accepted(Some(self.call(ExtensionManagerSyncClient::ping)?))
     }
 
     pub(super) fn extensions(&self) -> Result<InternalExtensionList, ClientError> {
