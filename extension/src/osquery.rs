@@ -16,6 +16,7 @@ mod server;
 mod socket;
 mod stop;
 mod transport;
+mod turns;
 
 pub use plugin::Source;
 pub use server::Server;

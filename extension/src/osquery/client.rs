@@ -154,3 +154,29 @@ impl Backend for Client {
         Ok(sink.end()?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+    use std::time::Instant;
+
+    #[test]
+    fn a_manager_that_takes_no_more_connections_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let _deaf = UnixListener::bind(&path).unwrap();
+        let address = SockAddr::unix(&path).unwrap();
+        let knock = || {
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket.connect(&address).is_ok().then_some(socket)
+        };
+        let queue: Vec<_> = std::iter::from_fn(knock).collect();
+        assert!(!queue.is_empty());
+        let began = Instant::now();
+        let error = Client::new(&path).with_timeout(Duration::from_millis(100)).ping().unwrap_err();
+        assert!(matches!(error, ClientError::Connect { .. }), "{error}");
+        assert!(began.elapsed() < Duration::from_secs(5));
+    }
+}

@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 
 use super::client::{Client, ClientError};
 use super::generated::{ExtensionSyncProcessor, InternalExtensionInfo};
-use super::plugin::{Plugin, registry};
+use super::plugin::{AT_A_TIME, Plugin, registry};
+use super::turns::Turns;
 use super::{BindError, Server, Source, Stop};
 use crate::tables::Reads;
 
@@ -94,7 +95,17 @@ impl Apart {
 /// When no manager was there from the start on, for as long as the options allow.
 pub fn run(options: &Options, source: &Source, stop: &Stop) -> Result<(), ExtensionError> {
     let parent = std::os::unix::process::parent_id();
-    let mut life = Life { options, source, stop, parent, reads: Reads::default(), place: None, dead: None, held: None };
+    let mut life = Life {
+        options,
+        source,
+        stop,
+        parent,
+        reads: Reads::default(),
+        turns: Turns::new(AT_A_TIME),
+        place: None,
+        dead: None,
+        held: None,
+    };
     let started = Instant::now();
     let mut reached = false;
     let mut failures = 0;
@@ -149,6 +160,7 @@ struct Life<'a> {
     stop: &'a Stop,
     parent: u32,
     reads: Reads,
+    turns: Turns,
     /// The manager's socket when it was last looked at.
     place: Option<Place>,
     /// An extension of our name that the core knows and that nobody serves, and since when.
@@ -254,7 +266,13 @@ impl Life<'_> {
         }
         let uuid = registered?;
         self.dead = None;
-        let plugin = Plugin { uuid, source: self.source.clone(), reads: self.reads.clone(), stop: self.stop.clone() };
+        let plugin = Plugin {
+            uuid,
+            source: self.source.clone(),
+            reads: self.reads.clone(),
+            turns: self.turns.clone(),
+            stop: self.stop.clone(),
+        };
         match Server::start(&self.socket_of(uuid), ExtensionSyncProcessor::new(plugin)) {
             Ok(server) => self.held = Some(Held { uuid, _server: server }),
             Err(error) => {

@@ -8,6 +8,7 @@ use super::generated::{
     ExtensionPluginRequest, ExtensionPluginResponse, ExtensionRegistry, ExtensionResponse, ExtensionStatus,
     ExtensionSyncHandler,
 };
+use super::turns::Turns;
 use super::{Stop, reply, success};
 use crate::record::Store;
 use crate::tables::constraint::Context;
@@ -19,6 +20,9 @@ const STARTING: Duration = Duration::from_secs(2);
 
 /// Time for an answer: while one waits for it, the whole core does.
 const ANSWER: Duration = Duration::from_secs(5);
+
+/// Answers that are made at a time: osquery asks for one, or for a few when its schedule and a user meet.
+pub(super) const AT_A_TIME: usize = 4;
 
 /// A store that may come later: osquery waits three seconds for an extension to register, and a kernel may take
 /// longer to take the programs.
@@ -65,6 +69,7 @@ pub(super) struct Plugin {
     pub(super) uuid: i64,
     pub(super) source: Source,
     pub(super) reads: Reads,
+    pub(super) turns: Turns,
     pub(super) stop: Stop,
 }
 
@@ -81,6 +86,9 @@ impl Plugin {
         match request.get("action").map(String::as_str) {
             Some("columns") => Ok(schema::routes(table)),
             Some("generate") => {
+                let (cap, deadline) = (Some(DEFAULT_ROW_CAP), Some(began + ANSWER));
+                let turn = self.turns.wait(began + ANSWER);
+                let _turn = turn.ok_or("agentquery is busy with other queries; ask again in a moment")?;
                 let context = request.get("context").map_or_else(Context::default, |json| Context::parse(json));
                 let mut columns = context.columns;
                 if let (Some(columns), Some(first)) = (&mut columns, table.columns().first()) {
@@ -89,7 +97,6 @@ impl Plugin {
                         columns.push(first.name.to_owned());
                     }
                 }
-                let (cap, deadline) = (Some(DEFAULT_ROW_CAP), Some(began + ANSWER));
                 let request = Request { constraints: context.constraints, columns, cap, deadline };
                 let found = self.reads.scan(&self.source.get()?, table, &request).map_err(|error| error.to_string())?;
                 let names: Vec<_> = found.columns.iter().map(|column| column.name).collect();
@@ -138,7 +145,8 @@ mod tests {
 
     fn call(source: Source, item: &str, pairs: &[(&str, &str)]) -> Result<ExtensionPluginResponse, String> {
         let request = pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
-        Plugin { uuid: 1, source, reads: Reads::default(), stop: Stop::default() }.answer("table", item, &request)
+        Plugin { uuid: 1, source, reads: Reads::default(), turns: Turns::new(1), stop: Stop::default() }
+            .answer("table", item, &request)
     }
 
     fn generate(item: &str, context: &str) -> Result<ExtensionPluginResponse, String> {
