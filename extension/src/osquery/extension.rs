@@ -33,7 +33,7 @@ const NAME: &str = "agentquery";
 /// Time for a registration or a look at the list: these answer at once or never.
 const CALL: Duration = Duration::from_secs(2);
 /// Time to say goodbye; osquery kills an extension 4 seconds after SIGTERM.
-const GOODBYE: Duration = Duration::from_secs(1);
+const GOODBYE: Duration = Duration::from_millis(1500);
 /// Waits between attempts, growing.
 const WAITS: [Duration; 3] = [Duration::from_millis(200), Duration::from_millis(500), Duration::from_secs(1)];
 /// How long after its registration an extension serves, at the latest.
