@@ -151,6 +151,11 @@ impl Agent {
         self.folder.path().join("work").canonicalize().unwrap()
     }
 
+    /// Starts a shell script as the agent.
+    pub fn start(&self, script: &str) -> Child {
+        Command::new(&self.shell).args(["-c", script]).current_dir(self.work()).stdin(Stdio::null()).spawn().unwrap()
+    }
+
     /// Runs a shell script as the agent, to its end.
     pub fn run(&self, script: &str) -> Run {
         self.run_with(script, &[])

@@ -1,9 +1,12 @@
 //! Asking a manager: osqueryd, osqueryi, or `agentquery run`.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::generated::{
     ExtensionManagerSyncClient, ExtensionPluginRequest, ExtensionPluginResponse, ExtensionRegistry, ExtensionResponse,
@@ -15,7 +18,7 @@ use crate::shell::{Backend, Error, Sink};
 use crate::value::Value;
 
 /// A result: a hundred thousand rows of ordinary width are 36 MB.
-const RESULT: MessageLimits = MessageLimits { bytes: 512 << 20, elements: 5_000_000 };
+const RESULT: MessageLimits = MessageLimits { bytes: 512 << 20, elements: 5_000_000, time: QUERY_TIME };
 
 /// osquery's own timeout for a call.
 const QUERY_TIME: Duration = Duration::from_secs(300);
@@ -68,15 +71,25 @@ impl Client {
         &self,
         ask: impl FnOnce(&mut ExtensionManagerSyncClient<Input, Output>) -> thrift::Result<T>,
     ) -> Result<T, ClientError> {
-        let stream = UnixStream::connect(&self.path)
-            .map_err(|source| ClientError::Connect { path: self.path.clone(), source })?;
+        let stream = self.connect().map_err(|source| ClientError::Connect { path: self.path.clone(), source })?;
         let answer = || {
             stream.set_read_timeout(Some(self.timeout))?;
-            stream.set_write_timeout(Some(self.timeout))?;
-            let (input, output) = protocols(&stream, RESULT)?;
+            let (input, output) = protocols(&stream, MessageLimits { time: self.timeout, ..RESULT })?;
             ask(&mut ExtensionManagerSyncClient::new(input, output))
         };
         answer().map_err(|source| ClientError::Protocol { path: self.path.clone(), source })
+    }
+
+    /// The time for writing holds for a connect, too.
+    fn connect(&self) -> io::Result<UnixStream> {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_write_timeout(Some(self.timeout))?;
+        socket.connect(&SockAddr::unix(&self.path)?)?;
+        Ok(OwnedFd::from(socket).into())
+    }
+
+    pub(super) fn ping(&self) -> Result<(), ClientError> {
+        accepted(Some(self.call(ExtensionManagerSyncClient::ping)?))
     }
 
     pub(super) fn extensions(&self) -> Result<InternalExtensionList, ClientError> {
@@ -177,5 +190,31 @@ impl Backend for Client {
     fn run(&mut self, sql: &str, sink: &mut dyn Sink) -> Result<(), Error> {
         let answer = self.answer(sql).map_err(|error| Error::Remote(error.to_string()))?;
         Ok(answer.write(sink)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+    use std::time::Instant;
+
+    #[test]
+    fn a_manager_that_takes_no_more_connections_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let _deaf = UnixListener::bind(&path).unwrap();
+        let address = SockAddr::unix(&path).unwrap();
+        let knock = || {
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket.connect(&address).is_ok().then_some(socket)
+        };
+        let queue: Vec<_> = std::iter::from_fn(knock).collect();
+        assert!(!queue.is_empty());
+        let began = Instant::now();
+        let error = Client::new(&path).with_timeout(Duration::from_millis(100)).ping().unwrap_err();
+        assert!(matches!(error, ClientError::Connect { .. }), "{error}");
+        assert!(began.elapsed() < Duration::from_secs(5));
     }
 }

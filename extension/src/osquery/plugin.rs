@@ -12,7 +12,7 @@ use super::source::Source;
 use super::{Stop, reply, success};
 use crate::record::Store;
 use crate::tables::constraint::Context;
-use crate::tables::{DEFAULT_ROW_CAP, Reads, Request, Table, Viewer, all, find, schema};
+use crate::tables::{DEFAULT_ROW_CAP, Request, Table, Viewer, all, find, schema};
 use crate::value::Value;
 
 /// Time for an answer: while one waits for it, the whole core does.
@@ -48,7 +48,7 @@ pub(super) fn answer(
     match request.get("action").map(String::as_str) {
         Some("columns") => Ok(schema::routes(table)),
         Some("generate") => source.ask(
-            |store| generate(store, source.reads(), viewer, table, request.get("context").map(String::as_str)),
+            |store| generate(store, source, viewer, table, request.get("context").map(String::as_str)),
             |client| client.clone().with_timeout(FORWARD).call_plugin(registry, item, request.clone()),
         ),
         action => Err(format!("agentquery does not know the action {}", action.unwrap_or("(none)"))),
@@ -57,12 +57,14 @@ pub(super) fn answer(
 
 fn generate(
     store: &Arc<Store>,
-    reads: &Reads,
+    source: &Source,
     viewer: Viewer,
     table: &'static dyn Table,
     context: Option<&str>,
 ) -> Result<ExtensionPluginResponse, String> {
-    let began = Instant::now();
+    let until = Instant::now() + ANSWER;
+    let turn = source.turns().wait(until);
+    let _turn = turn.ok_or("agentquery is busy with other queries; ask again in a moment")?;
     let context = context.map_or_else(Context::default, Context::parse);
     let mut columns = context.columns;
     if let (Some(columns), Some(first)) = (&mut columns, table.columns().first()) {
@@ -71,9 +73,9 @@ fn generate(
             columns.push(first.name.to_owned());
         }
     }
-    let (cap, deadline) = (Some(DEFAULT_ROW_CAP), Some(began + ANSWER));
+    let (cap, deadline) = (Some(DEFAULT_ROW_CAP), Some(until));
     let request = Request { viewer, constraints: context.constraints, columns, cap, deadline };
-    let found = reads.scan(store, table, &request).map_err(|error| error.to_string())?;
+    let found = source.reads().scan(store, table, &request).map_err(|error| error.to_string())?;
     let names: Vec<_> = found.columns.iter().map(|column| column.name).collect();
     Ok(found.rows.into_iter().map(|row| wire_row(names.iter().copied().zip(row))).collect())
 }

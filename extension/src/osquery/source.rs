@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::client::{Client, ClientError};
+use super::turns::Turns;
 use crate::record::Store;
 use crate::tables::Reads;
 
@@ -16,6 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Between two questions while it waits.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// Answers to calls that are made at a time: osquery asks for one, or for a few when its schedule and a user meet.
+const AT_A_TIME: usize = 4;
 
 /// Who has the rows.
 #[derive(Clone)]
@@ -30,15 +34,28 @@ pub enum Rows {
 type State = Option<Result<Rows, String>>;
 
 /// Shared by the one that finds out and all that ask.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Source(Arc<Inner>);
 
-#[derive(Default)]
+impl Default for Source {
+    fn default() -> Self {
+        Self(Arc::new(Inner {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            reads: Reads::default(),
+            turns: Turns::new(AT_A_TIME),
+            reached: AtomicBool::new(false),
+        }))
+    }
+}
+
 struct Inner {
     state: Mutex<State>,
     changed: Condvar,
     /// What was read of a store that is here.
     reads: Reads,
+    /// Whose call is answered.
+    turns: Turns,
     /// Some recorder was there: one that is not is about to be followed by another.
     reached: AtomicBool,
 }
@@ -61,6 +78,11 @@ impl Source {
     /// The reads that calls share.
     pub(super) fn reads(&self) -> &Reads {
         &self.0.reads
+    }
+
+    /// A bound on the calls that are answered at a time.
+    pub(super) fn turns(&self) -> &Turns {
+        &self.0.turns
     }
 
     /// A recorder is known to be there or to come: questions wait for it.
