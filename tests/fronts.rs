@@ -135,8 +135,9 @@ fn osquerys_own_client_asks_a_server() {
 fn an_extension_without_a_manager_says_so() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("nobody.em");
-    let output =
-        agentquery().args(["extension", "--timeout", "1", "--socket", socket.to_str().unwrap()]).output().unwrap();
+    let mut command = agentquery();
+    command.args(["extension", "--timeout", "1", "--socket", socket.to_str().unwrap()]);
+    let output = command.env("AGENTQUERY_STATE_DIR", directory.path().join("state")).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("nobody.em"));
 }
