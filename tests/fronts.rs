@@ -259,6 +259,12 @@ fn held_connections_keep_nobody_out() {
             usize::from(!matches!(read, Ok(0)) && !read.is_err_and(|e| e.kind() != std::io::ErrorKind::WouldBlock));
     }
     assert!(living >= 32, "{living}");
+    // The server takes its idle connections with it.
+    let last = connect(b"");
+    drop(server);
+    last.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let ended = (&last).read(&mut [0]);
+    assert!(!ended.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
 }
 
 #[test]
