@@ -261,6 +261,12 @@ fn held_connections_keep_nobody_out() {
             usize::from(!matches!(read, Ok(0)) && !read.is_err_and(|e| e.kind() != std::io::ErrorKind::WouldBlock));
     }
     assert!(living >= 32, "{living}");
+    // The server takes its idle connections with it.
+    let last = connect(b"");
+    drop(server);
+    last.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let ended = (&last).read(&mut [0]);
+    assert!(!ended.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
 }
 
 #[test]
@@ -290,7 +296,7 @@ fn a_join_over_osquery_is_two_reads_at_most() {
         };
         // A read is shared for 200 ms: a machine that is too busy for a join in twice that gets one for each 200 ms.
         let join = value!([name, by, values, {}]);
-        for again in (0..10).rev() {
+        for again in (0..4).rev() {
             let (taken, seconds) = reads(&join);
             assert!(taken as f64 <= seconds / 0.2 + 1.0, "{name}: {taken} in {seconds} s");
             if taken <= 2 || again == 0 {

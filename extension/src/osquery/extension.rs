@@ -6,7 +6,7 @@
 //! extension ends when it is told to, or when the process that started it is gone.
 //!
 //! Tables are to be back within five seconds of the core's return. That is the sum of what can lie between: a look that
-//! went out before ([`CALL`]), the wait for the next one (the last of [`WAITS`]), and a registration of the dead that
+//! went out before (`CALL`), the wait for the next one (the last of `WAITS`), and a registration of the dead that
 //! is in the way. A core that comes back on a new socket is seen by the socket.
 
 use std::io::ErrorKind;
