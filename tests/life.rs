@@ -27,8 +27,11 @@ use support::{AGENTQUERY, Agent, can_record};
 const BACK: f64 = 5.0;
 
 /// Longer than all that the extension ever waits for in a row: a look (2 s), a wait (1 s), a registration (2 s) and
-/// twice a deregistration (2 s each). From there on it does the same over and over, so that a minute shows no more.
+/// twice a deregistration (2 s each). From there on it does the same over and over.
 const HANG: Duration = Duration::from_secs(12);
+
+/// As long as a core hangs that swaps, or whose machine slept.
+const LONG_HANG: Duration = Duration::from_secs(60);
 
 /// The extension as osquery starts it, with a folder of its own.
 fn command(folder: &Path) -> Command {
@@ -204,7 +207,7 @@ fn core_stopped() {
     let mut scene = Scene::new();
     let before = scene.core().uuid();
     scene.core().signal(libc::SIGSTOP);
-    scene.go_on(HANG);
+    scene.go_on(LONG_HANG);
     scene.core().signal(libc::SIGCONT);
     scene.tables_are_back(Instant::now());
     // It never left, so nothing that asks meanwhile finds the table gone.
