@@ -30,6 +30,8 @@ static __always_inline bool is_alive(__u64 address, const struct aq_file *entry)
 	struct file *file = (struct file *)address;
 	long references;
 
+	if (address == entry->open_id)
+		return false; /* its end waits to be told */
 	if ((__u64)BPF_CORE_READ(file, f_inode) != entry->inode)
 		return false;
 	if (bpf_core_field_exists(struct file___ref, f_ref)) {
@@ -39,31 +41,41 @@ static __always_inline bool is_alive(__u64 address, const struct aq_file *entry)
 	return BPF_CORE_READ(file, f_count.counter) > 0;
 }
 
-/* The end of an open, in the name of the process that opened. */
-static __always_inline void submit_close(const struct aq_file *entry, __u32 flags)
+/* The end of an open, in the name of the process that opened. Counted only when it is offered to the ring. */
+static __always_inline bool submit_close(const struct aq_file *entry, __u32 flags)
 {
 	struct aq_close record = {};
 
-	COUNT(AQ_CLOSE, seen);
 	begin_as(&record.header, AQ_CLOSE, &entry->owner);
+	if (admit(record.header.slot, record.header.boot_ns) != ADMITTED)
+		return false;
+	COUNT(AQ_CLOSE, seen);
 	record.header.flags = flags;
+	record.header.sequence = next_sequence(RECORDS);
 	record.open_id = entry->open_id;
 	record.bytes_read = entry->bytes_read;
 	record.bytes_written = entry->bytes_written;
-	submit(&record.header, sizeof(record), false);
+	return put(&record.header, sizeof(record), false);
 }
 
-static __always_inline void end_file(__u64 address, __u32 flags)
+/* An end that cannot be told now is kept, under a key that no struct file has, until a sweep can tell it: without it
+ * the file would be shown as open for ever. */
+static __always_inline void end_file(__u64 key, __u32 flags)
 {
-	struct aq_file *found = bpf_map_lookup_elem(&files, &address);
+	struct aq_file *found = bpf_map_lookup_elem(&files, &key);
 	struct aq_file entry;
 
 	if (!found)
 		return;
 	entry = *found;
 	/* Whoever deletes it reports it: two CPUs may come here at once. */
-	if (bpf_map_delete_elem(&files, &address) == 0)
-		submit_close(&entry, flags);
+	if (bpf_map_delete_elem(&files, &key) || submit_close(&entry, flags))
+		return;
+	key = entry.open_id;
+	if (bpf_map_update_elem(&files, &key, &entry, BPF_ANY)) {
+		COUNT(AQ_CLOSE, seen);
+		COUNT(AQ_CLOSE, oversized); /* no room: others have taken its place meanwhile */
+	}
 }
 
 static __always_inline void handle_open(struct task_struct *task, const struct mark *mark, const struct call *call, int fd)
@@ -129,9 +141,11 @@ static __always_inline void handle_open(struct task_struct *task, const struct m
 	bpf_map_update_elem(&descriptors, &key, &address, BPF_ANY);
 	if (at > AQ_DATA_MAX) {
 		COUNT(AQ_OPEN, oversized);
+		bpf_map_delete_elem(&files, &address);
 		return;
 	}
-	submit(&record->header, AQ_TEXT + at, false);
+	if (!submit(&record->header, AQ_TEXT + at, false))
+		bpf_map_delete_elem(&files, &address); /* nobody waits for its end */
 }
 
 /* A descriptor has gone; its file too, when it was the last reference. */

@@ -153,6 +153,43 @@ P"#;
 }
 
 #[test]
+fn every_open_ends_though_the_ring_was_full_when_it_was_closed() {
+    if !can_record("every_open_ends_though_the_ring_was_full_when_it_was_closed") {
+        return;
+    }
+    let recorder = Recorder::start(&["--syscalls", "always"]);
+    let agent = Agent::new();
+    // Nobody empties the ring: it fills, and then files are closed whose opens are in it.
+    recorder.signal(libc::SIGSTOP);
+    let script = r#"python3 - <<'P'
+import os
+held = [os.open(f"held{n}", os.O_CREAT | os.O_WRONLY) for n in range(500)]
+for fd in held: os.write(fd, b"abc")
+for n in range(10_000):
+    os.close(os.open("storm", os.O_CREAT | os.O_WRONLY))
+for fd in held: os.close(fd)
+P"#;
+    let run = agent.run(script);
+    recorder.signal(libc::SIGCONT);
+    let run = run.recorded(&recorder);
+    let full = recorder.value("SELECT sum(ring_full) > 0 FROM agent_collector");
+    assert_eq!(full.as_deref(), Some("1"), "the ring was not full: nothing was tested");
+    let held = format!(
+        "SELECT count(*) FROM agent_file_ops WHERE agent_id = {} AND path LIKE '%/held%' AND operation = 'close' AND \
+         bytes_written = 3",
+        run.id()
+    );
+    assert_eq!(recorder.value(&held).as_deref(), Some("500"));
+    let unended = format!(
+        "SELECT count(*) FROM agent_file_ops WHERE agent_id = {} AND path LIKE '{}/%' AND operation != 'close' AND eid \
+         NOT IN (SELECT open_eid FROM agent_file_ops WHERE operation = 'close')",
+        run.id(),
+        agent.work().display()
+    );
+    assert_eq!(recorder.value(&unended).as_deref(), Some("0"));
+}
+
+#[test]
 #[cfg(target_arch = "x86_64")]
 fn calls_of_another_abi_are_decoded_with_their_own_table() {
     if !can_record("calls_of_another_abi_are_decoded_with_their_own_table") {

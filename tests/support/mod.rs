@@ -62,6 +62,13 @@ impl Recorder {
         recorder
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: a child of ours that was not waited for, so its pid is its own.
+        let sent = unsafe { libc::kill(self.child.id().cast_signed(), signal) };
+        assert_eq!(sent, 0);
+    }
+
     /// The rows of a query.
     pub fn query(&self, sql: &str) -> Vec<Row> {
         let output = Command::new(AGENTQUERY)
