@@ -190,6 +190,56 @@ P"#;
 }
 
 #[test]
+fn processes_have_their_row_and_their_end_though_fork_and_exit_were_lost() {
+    if !can_record("processes_have_their_row_and_their_end_though_fork_and_exit_were_lost") {
+        return;
+    }
+    let recorder = Recorder::start(&["--syscalls", "always"]);
+    let agent = Agent::new();
+    // Nobody empties the ring, and long command lines fill it to the brim.
+    recorder.signal(libc::SIGSTOP);
+    let script = r"
+        long=$(printf '%012000d' 1); mkfifo end
+        (read line <end) & early=$!
+        for n in $(seq 300); do /bin/true $long; done
+        echo >end; wait $early
+        (until [ -e go ]; do sleep 0.02; done; echo x > made-by-a-stray) &
+        touch full; wait";
+    let run = std::thread::scope(|scope| {
+        let run = scope.spawn(|| agent.run(script));
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while !agent.work().join("full").exists() {
+            assert!(std::time::Instant::now() < deadline, "the agent does not come to its end");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        recorder.signal(libc::SIGCONT);
+        let lost = "SELECT group_concat(ring_full > 0) FROM (SELECT ring_full FROM agent_collector WHERE event IN \
+                    ('fork', 'exec', 'exit'))";
+        assert_eq!(recorder.value(lost).as_deref(), Some("1,1,1"), "nothing was lost: nothing was tested");
+        let stray = format!(
+            "SELECT count(*) FROM agent_processes WHERE how = 'adopted' AND name = 'claude.exe' AND cwd = '{}'",
+            agent.work().display()
+        );
+        recorder.wait_for(&stray, "1");
+        std::fs::write(agent.work().join("go"), "").unwrap();
+        run.join().unwrap()
+    });
+    let run = run.recorded(&recorder);
+    let of_run = |what: &str| recorder.query(&format!("{what} AND agent_id = {} ORDER BY eid", run.id()));
+    let made =
+        of_run("SELECT process_eid FROM agent_file_ops WHERE operation = 'create' AND path LIKE '%/made-by-a-stray'");
+    assert_eq!(made.len(), 1);
+    let stray = of_run("SELECT * FROM agent_processes WHERE how = 'adopted' AND name = 'claude.exe'");
+    assert_eq!(stray.len(), 1, "{stray:?}");
+    assert_eq!(stray[0]["eid"], made[0]["process_eid"]);
+    assert_eq!((stray[0]["exit_code"].as_deref(), &stray[0]["depth"]), (Some("0"), &Some("1".to_owned())));
+    let unseen =
+        of_run("SELECT pid FROM agent_processes WHERE state = 'exited' AND exit_code IS NULL AND signal IS NULL");
+    assert!(!unseen.is_empty(), "no exit was lost");
+    assert!(of_run("SELECT pid FROM agent_processes WHERE state = 'running'").is_empty());
+}
+
+#[test]
 #[cfg(target_arch = "x86_64")]
 fn calls_of_another_abi_are_decoded_with_their_own_table() {
     if !can_record("calls_of_another_abi_are_decoded_with_their_own_table") {

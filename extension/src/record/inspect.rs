@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use crate::event::Exec;
+use crate::event::{Exec, ProcessKey, escape};
 use crate::identify::{VersionSource, is_interpreter, package_version, script_candidates};
 use crate::value::Text;
 
@@ -39,6 +39,75 @@ pub(super) fn version(source: &VersionSource, uid: u32, gid: u32) -> Option<Text
         VersionSource::PackageJson(path) => package_version(&read_as(path, uid, gid)?).map(Text::from),
         VersionSource::Unknown => None,
     }
+}
+
+/// What can be asked of the machine about any process, also when it is too late for what the collector tells.
+pub(super) trait Machine {
+    /// `None` when there is no such process.
+    fn standing(&self, pid: u32) -> Option<Standing>;
+    /// What it runs, as far as that can be read.
+    fn program(&self, pid: u32) -> Program;
+}
+
+/// Where a process stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Standing {
+    pub parent: u32,
+    /// In ticks of ten milliseconds since boot.
+    pub start_ticks: u64,
+    /// It has ended and only waits for its parent to ask.
+    pub ended: bool,
+}
+
+impl Standing {
+    /// Whether it is this process and not another one of its pid.
+    pub(super) fn is(&self, process: ProcessKey) -> bool {
+        (process.start_ns / TICK_NS).abs_diff(self.start_ticks) <= 1
+    }
+}
+
+/// What a process runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Program {
+    pub path: Option<String>,
+    pub argv: Vec<String>,
+    pub cwd: Option<String>,
+}
+
+/// `USER_HZ` is 100 on every processor that we know (`include/asm-generic/param.h`).
+const TICK_NS: u64 = 10_000_000;
+
+/// /proc of Linux.
+pub(super) struct Procfs;
+
+impl Machine for Procfs {
+    fn standing(&self, pid: u32) -> Option<Standing> {
+        // The name in parentheses may hold anything, also a parenthesis.
+        let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+        standing_of(&String::from_utf8_lossy(&stat))
+    }
+
+    fn program(&self, pid: u32) -> Program {
+        let link = |name: &str| {
+            let path = std::fs::read_link(format!("/proc/{pid}/{name}")).ok()?;
+            Some(escape(path.as_os_str().as_encoded_bytes()))
+        };
+        let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let arguments = arguments.strip_suffix(&[0]).unwrap_or(&arguments);
+        let argv =
+            if arguments.is_empty() { Vec::new() } else { arguments.split(|byte| *byte == 0).map(escape).collect() };
+        Program { path: link("exe"), argv, cwd: link("cwd") }
+    }
+}
+
+/// Of a line of `/proc/PID/stat`, `proc_pid_stat(5)`.
+fn standing_of(stat: &str) -> Option<Standing> {
+    let (_, behind) = stat.rsplit_once(')')?;
+    let fields: Vec<&str> = behind.split_ascii_whitespace().collect();
+    let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+    // The first thread of a process that ended before the others is a zombie too.
+    let ended = matches!(*fields.first()?, "Z" | "X") && number(20)? <= 1;
+    Some(Standing { parent: u32::try_from(number(4)?).ok()?, start_ticks: number(22)?, ended })
 }
 
 /// The program of a process, such as the shell or editor that an agent was started from.
@@ -104,6 +173,23 @@ impl Drop for FileSystemUser {
 #[cfg(all(test, unix))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_is_told_from_another_of_its_pid_and_from_its_remains() {
+        let line = |state: &str, threads: u32| {
+            format!("7 (a) b)) {state} 5 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 {threads} 0 12345 0 0")
+        };
+        let alive = standing_of(&line("S", 1)).unwrap();
+        assert_eq!(alive, Standing { parent: 5, start_ticks: 12345, ended: false });
+        assert!(alive.is(ProcessKey { pid: 7, start_ns: 123_456_789_012 }));
+        assert!(!alive.is(ProcessKey { pid: 7, start_ns: 123_480_000_000 }));
+        assert!(standing_of(&line("Z", 1)).unwrap().ended);
+        assert!(!standing_of(&line("Z", 2)).unwrap().ended, "its other threads run");
+        assert_eq!(standing_of("7 (cut"), None);
+        let own = Procfs.standing(std::process::id()).unwrap();
+        assert!(!own.ended);
+        assert_eq!(Procfs.program(std::process::id()).argv, std::env::args().collect::<Vec<_>>());
+    }
 
     #[test]
     fn a_version_is_not_read_through_a_link_or_from_what_is_no_file() {
