@@ -15,6 +15,7 @@
 struct mark {
 	__u32 slot;
 	__u32 generation;
+	__u32 exits; /* of a process's first thread: how many of its threads found that they are the last */
 };
 
 struct {
