@@ -14,7 +14,10 @@
 #define FMODE_CREATED 0x100000
 #define O_TRUNC 01000
 #define EBADF 9
+#define AT_SYMLINK_NOFOLLOW 0x100
 #define AT_REMOVEDIR 0x200
+#define AT_SYMLINK_FOLLOW 0x400
+#define RENAME_EXCHANGE 2
 #define F_DUPFD 0
 #define F_DUPFD_CLOEXEC 1030
 #define PROC_SUPER_MAGIC 0x9fa0
@@ -244,6 +247,7 @@ static __always_inline __u32 append_base(struct record *record, __u32 which, __u
 struct names {
 	__u32 what;
 	__u32 mode;
+	__u32 flags; /* of the record */
 	int dirfd;
 	int dest_dirfd;
 	__u64 name;
@@ -259,6 +263,7 @@ static __always_inline bool names_of(const struct call *call, struct names *name
 	names->name = a[0];
 	names->dest_name = 0;
 	names->mode = 0xffffffff;
+	names->flags = 0;
 	switch (call->operation) {
 	case OP_UNLINK:
 		names->what = AQ_DELETE;
@@ -276,8 +281,13 @@ static __always_inline bool names_of(const struct call *call, struct names *name
 		names->dest_name = a[1];
 		return true;
 	case OP_RENAMEAT:
+	case OP_RENAMEAT2:
 	case OP_LINKAT:
 		names->what = call->operation == OP_LINKAT ? AQ_LINK : AQ_RENAME;
+		if (call->operation == OP_RENAMEAT2 && (a[4] & RENAME_EXCHANGE))
+			names->flags = AQ_EXCHANGED;
+		if (call->operation == OP_LINKAT && (a[4] & AT_SYMLINK_FOLLOW))
+			names->flags = AQ_FOLLOWED;
 		names->dirfd = a[0];
 		names->name = a[1];
 		names->dest_dirfd = a[2];
@@ -309,9 +319,13 @@ static __always_inline bool names_of(const struct call *call, struct names *name
 	case OP_CHMOD:
 		names->what = AQ_CHMOD;
 		names->mode = a[1];
+		names->flags = AQ_FOLLOWED;
 		return true;
-	case OP_FCHMODAT:
+	case OP_FCHMODAT: /* has no flags */
+	case OP_FCHMODAT2:
 		names->what = AQ_CHMOD;
+		if (call->operation == OP_FCHMODAT || !(a[3] & AT_SYMLINK_NOFOLLOW))
+			names->flags = AQ_FOLLOWED;
 		names->dirfd = a[0];
 		names->name = a[1];
 		names->mode = a[2];
@@ -323,10 +337,15 @@ static __always_inline bool names_of(const struct call *call, struct names *name
 		names->mode = a[1];
 		return true;
 	case OP_CHOWN:
+		names->flags = AQ_FOLLOWED;
+		/* fallthrough */
+	case OP_LCHOWN:
 		names->what = AQ_CHOWN;
 		return true;
 	case OP_FCHOWNAT:
 		names->what = AQ_CHOWN;
+		if (!(a[4] & AT_SYMLINK_NOFOLLOW))
+			names->flags = AQ_FOLLOWED;
 		names->dirfd = a[0];
 		names->name = a[1];
 		return true;
@@ -337,6 +356,7 @@ static __always_inline bool names_of(const struct call *call, struct names *name
 		return true;
 	case OP_TRUNCATE:
 		names->what = AQ_TRUNCATE;
+		names->flags = AQ_FOLLOWED;
 		return true;
 	case OP_FTRUNCATE:
 		names->what = AQ_TRUNCATE;
@@ -364,6 +384,7 @@ static __always_inline void handle_change(struct task_struct *task, const struct
 	}
 	COUNT(AQ_CHANGE, seen);
 	begin(&record->header, AQ_CHANGE, task, mark);
+	record->header.flags = names.flags;
 	record->change.what = names.what;
 	record->change.mode = names.mode == 0xffffffff ? names.mode : names.mode & 07777;
 	record->change.uid = BPF_CORE_READ(task, real_cred, uid.val);

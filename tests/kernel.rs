@@ -239,6 +239,96 @@ fn processes_have_their_row_and_their_end_though_fork_and_exit_were_lost() {
     assert!(of_run("SELECT pid FROM agent_processes WHERE state = 'running'").is_empty());
 }
 
+/// Operation, path and new path of the changes that a script makes in its folder, without the folder.
+fn changes(script: &str) -> Vec<(String, String, String)> {
+    let recorder = recorder();
+    let agent = Agent::new();
+    let run = agent.run(script).recorded(recorder);
+    let sql = format!(
+        "SELECT operation, path, dest_path FROM agent_file_ops WHERE agent_id = {} AND path LIKE '{}/%' AND \
+         open_eid IS NULL AND (operation NOT LIKE 'open%' AND operation != 'create') ORDER BY eid",
+        run.id(),
+        agent.work().display()
+    );
+    let folder = format!("{}/", agent.work().display());
+    let row = |row: support::Row| {
+        let cell = |name: &str| row[name].clone().unwrap_or_default().replace(&folder, "");
+        (cell("operation"), cell("path"), cell("dest_path"))
+    };
+    recorder.query(&sql).into_iter().map(row).collect()
+}
+
+#[test]
+fn a_change_is_of_what_the_kernel_changed() {
+    if !can_record("a_change_is_of_what_the_kernel_changed") {
+        return;
+    }
+    let rows = changes(
+        r"set -e; mkdir d; echo x >d/file; ln -s d/file link; ln -s . here; python3 - <<'P'
+import ctypes, os
+os.chmod('link', 0o600); os.chown('link', 0, 0); os.truncate('link', 0)
+os.lchown('link', 0, 0); os.chown('link', 0, 0, follow_symlinks=False)
+os.chmod('here/link', 0o640); os.chmod('d/file', 0o600)
+ctypes.CDLL(None).linkat(-100, b'link', -100, b'to-file', 0x400); os.link('link', 'to-link')
+P",
+    );
+    let wanted = [
+        ("mkdir", "d", ""),
+        ("symlink", "d/file", "link"),
+        ("symlink", ".", "here"),
+        ("chmod", "d/file", ""),
+        ("chown", "d/file", ""),
+        ("truncate", "d/file", ""),
+        ("chown", "link", ""),
+        ("chown", "link", ""),
+        ("chmod", "d/file", ""),
+        ("chmod", "d/file", ""),
+        ("link", "d/file", "to-file"),
+        ("link", "link", "to-link"),
+    ];
+    // A symlink's row has for its path what the link holds, which lies in no folder.
+    let wanted: Vec<_> = wanted.into_iter().filter(|(operation, ..)| *operation != "symlink").collect();
+    let rows: Vec<_> = rows.iter().map(|(a, b, c)| (a.as_str(), b.as_str(), c.as_str())).collect();
+    assert_eq!(rows, wanted);
+}
+
+#[test]
+fn names_that_change_places_are_two_renames() {
+    if !can_record("names_that_change_places_are_two_renames") {
+        return;
+    }
+    let script = r"echo x >a; echo y >b; python3 - <<'P'
+import ctypes
+libc = ctypes.CDLL(None)
+assert libc.renameat2(-100, b'a', -100, b'b', 2) == 0
+assert libc.renameat2(-100, b'a', -100, b'c', 1) == 0
+P";
+    let rows = changes(script);
+    let rows: Vec<_> = rows.iter().map(|(a, b, c)| (a.as_str(), b.as_str(), c.as_str())).collect();
+    assert_eq!(rows, [("rename", "a", "b"), ("rename", "b", "a"), ("rename", "a", "c")]);
+}
+
+#[test]
+fn a_process_whose_threads_end_at_once_ends_once() {
+    if !can_record("a_process_whose_threads_end_at_once_ends_once") {
+        return;
+    }
+    let recorder = recorder();
+    let agent = Agent::new();
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/programs/threads.c");
+    let program = agent.work().join("threads");
+    assert!(Command::new("cc").args(["-pthread", source, "-o"]).arg(&program).status().unwrap().success());
+    let run = agent.run("./threads 200").recorded(recorder);
+    let sql = format!(
+        "SELECT count(*) AS rows, count(DISTINCT pid) AS pids, sum(exit_code = 7) AS ends FROM agent_processes WHERE \
+         agent_id = {} AND how != 'exec'",
+        run.id()
+    );
+    let row = &recorder.query(&sql)[0];
+    let number = |column: &str| row[column].as_deref().unwrap();
+    assert_eq!((number("rows"), number("pids"), number("ends")), ("200", "200", "200"));
+}
+
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn calls_of_another_abi_are_decoded_with_their_own_table() {

@@ -374,6 +374,11 @@ fn an_open_and_its_close_are_two_rows_and_noise_is_none() {
     assert_eq!(bench.agents()[0].files_created, 1);
 }
 
+fn change_of(kind: ChangeKind, path: CallPath, dest: Option<CallPath>) -> EventKind {
+    let (followed, exchanged, mode, mount_ns) = (false, false, None, 0);
+    EventKind::Change(Change { kind, path, dest, followed, exchanged, mode, mount_ns, uid: 0, truncated: false })
+}
+
 #[test]
 fn a_symlinks_name_is_what_was_made() {
     let mut bench = Bench::new();
@@ -381,7 +386,7 @@ fn a_symlinks_name_is_what_was_made() {
     let path = CallPath { base: String::new(), name: "../target".into() };
     let dest = Some(CallPath { base: "/nowhere".into(), name: "link".into() });
     let kind = ChangeKind::Symlink;
-    bench.feed(10, EventKind::Change(Change { kind, path, dest, mode: None, mount_ns: 1, uid: 0, truncated: false }));
+    bench.feed(10, change_of(kind, path, dest));
     let row = &bench.files()[0];
     assert_eq!((&*row.path, row.dest_path.as_deref()), ("../target", Some("/nowhere/link")));
 }
