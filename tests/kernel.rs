@@ -548,3 +548,34 @@ P";
     let rows = recorder.query(&all);
     assert_eq!(rows.len(), 2, "{rows:?}");
 }
+
+#[test]
+fn a_connection_that_is_asked_for_again_is_one() {
+    if !can_record("a_connection_that_is_asked_for_again_is_one") {
+        return;
+    }
+    let recorder = recorder();
+    // Refused, and its error fetched by a second connect; made, and found so by a second connect; each then tried anew.
+    let script = r"python3 - <<'P'
+import errno, select, socket
+def ask(address, results):
+    s = socket.socket(); s.setblocking(False)
+    for wanted in results:
+        select.select([], [s], [], 5)
+        got = s.connect_ex(address)
+        assert got in wanted, (got, wanted)
+    s.close()
+listener = socket.socket(); listener.bind(('127.0.0.1', 0)); listener.listen()
+none = socket.socket(); none.bind(('127.0.0.1', 0))
+begins, refused = [errno.EINPROGRESS], [errno.ECONNREFUSED]
+ask(none.getsockname(), [begins, refused, begins, refused])
+ask(listener.getsockname(), [begins, [0, errno.EISCONN], [errno.EISCONN]])
+P";
+    let run = Agent::new().run(script).recorded(recorder);
+    let of_run = format!("FROM agent_connections WHERE agent_id = {}", run.id());
+    recorder.wait_for(&format!("SELECT count(*) {of_run} AND end_time IS NOT NULL"), "3");
+    let rows = recorder.query(&format!("SELECT state, error {of_run} ORDER BY eid"));
+    let rows: Vec<_> = rows.iter().map(|row| (row["state"].as_deref(), row["error"].as_deref())).collect();
+    let refused = (Some("failed"), Some("ECONNREFUSED"));
+    assert_eq!(rows, [refused, refused, (Some("closed"), None)]);
+}

@@ -439,6 +439,26 @@ fn a_refused_connection_waits_for_its_call_to_return() {
 }
 
 #[test]
+fn the_error_that_a_second_connect_fetches_is_the_first_ones() {
+    let mut bench = Bench::new();
+    bench.feed(10, exec_of(1, CLAUDE, &["claude"]));
+    // Refused after the call returned, and, by this machine itself, before.
+    let (returned, refused) = (step(None, 0), step(Some(TcpState::Close), 111));
+    for (n, order) in [[&returned, &refused], [&refused, &returned]].into_iter().enumerate() {
+        bench.feed(10, step(Some(TcpState::SynSent), 0));
+        for event in order {
+            bench.feed(10, event.clone());
+        }
+        bench.feed(10, step(None, 111));
+        let rows = bench.connections();
+        assert_eq!((rows.len(), rows[n].state, rows[n].error.as_deref()), (n + 1, "failed", Some("ECONNREFUSED")));
+    }
+    // It was fetched: the next one that fails without a state is a connection of its own.
+    bench.feed(10, step(None, 101));
+    assert_eq!(bench.connections().len(), 3);
+}
+
+#[test]
 fn without_a_route_there_is_a_row_all_the_same() {
     let mut bench = Bench::new();
     bench.feed(10, exec_of(1, CLAUDE, &["claude"]));
