@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use super::log::{Log, Snapshot};
 use super::rows::{AgentRow, CollectorRow, ConnectionRow, FileOpRow, OpenFileRow, ProcessRow, SignatureRow};
+use crate::value::Text;
 
 /// Memory for the finished rows of each table, in bytes: together with all else less than 100 MB.
 const AGENTS: usize = 2 << 20;
@@ -67,6 +68,7 @@ impl Default for State {
 pub struct Store {
     state: RwLock<State>,
     probe: OnceLock<Arc<dyn Probe>>,
+    ended: OnceLock<Text>,
 }
 
 impl Store {
@@ -78,6 +80,11 @@ impl Store {
     /// Says whom to ask for health and running bytes. The first one stays.
     pub fn set_probe(&self, probe: Arc<dyn Probe>) {
         let _ = self.probe.set(probe);
+    }
+
+    /// Says that nothing is recorded any more, and why.
+    pub fn set_ended(&self, why: &str) {
+        let _ = self.ended.set(why.into());
     }
 
     fn read<T>(&self, take: impl FnOnce(&State) -> T) -> T {
@@ -139,6 +146,7 @@ impl Store {
         });
         for row in &mut rows {
             row.evicted = i64::try_from(evicted).unwrap_or(i64::MAX);
+            row.degradation_reason = self.ended.get().cloned().or_else(|| row.degradation_reason.take());
         }
         let gap = |agent: &AgentRow| {
             let gap = agent.start_gap_ms.filter(|gap| *gap > 0)?;
