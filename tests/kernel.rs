@@ -579,3 +579,25 @@ P";
     let refused = (Some("failed"), Some("ECONNREFUSED"));
     assert_eq!(rows, [refused, refused, (Some("closed"), None)]);
 }
+
+#[test]
+fn the_version_of_an_agent_in_a_mount_namespace_is_the_one_there() {
+    if !can_record("the_version_of_an_agent_in_a_mount_namespace_is_the_one_there") {
+        return;
+    }
+    let recorder = recorder();
+    let agent = Agent::new();
+    let package = agent.shell().parent().unwrap().parent().unwrap().to_owned();
+    let script = format!(
+        "set -e; mkdir -p {0}/other; echo '{{\"version\": \"9.8.7\"}}' >{0}/other/package.json
+         mount --bind {0}/other/package.json {0}/package.json; exec {1} -c 'echo $$; sleep 0.2'",
+        package.display(),
+        agent.shell().display()
+    );
+    let output = Command::new("unshare").args(["-m", "bash", "-c", &script]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let pid = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
+    Run { pid }.recorded(recorder);
+    let version = recorder.value(&format!("SELECT version FROM ai_agents WHERE pid = {pid} ORDER BY time_ns DESC"));
+    assert_eq!(version.as_deref(), Some("9.8.7"));
+}

@@ -143,6 +143,11 @@ impl Agent {
         self.folder.path().join("work").canonicalize().unwrap()
     }
 
+    /// Its program.
+    pub fn shell(&self) -> &Path {
+        &self.shell
+    }
+
     /// Runs a shell script as the agent, to its end.
     pub fn run(&self, script: &str) -> Run {
         self.run_with(script, &[])

@@ -330,7 +330,7 @@ impl Engine {
             display_name: signature.display_name.clone(),
             vendor: signature.vendor.clone(),
             category: Some(signature.category.as_str().into()),
-            version: inspect::version(&found.version, exec.uid, exec.gid),
+            version: inspect::version(&found.version, event.process.pid, exec, self.boot.mount_ns),
             role: found.role.as_str().into(),
             pid: event.process.pid.into(),
             parent: Some(exec.parent.into()),
@@ -463,7 +463,8 @@ impl Engine {
             row.path = exec.path.as_str().into();
             row.cmdline = cmdline;
         }
-        row.version = row.version.take().or_else(|| inspect::version(&found.version, exec.uid, exec.gid));
+        let version = || inspect::version(&found.version, event.process.pid, exec, self.boot.mount_ns);
+        row.version = row.version.take().or_else(version);
         if i64::from(found.confidence) > row.confidence {
             row.confidence = found.confidence.into();
             row.evidence = found.evidence.as_str().into();

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::event::{Exec, ProcessKey, escape};
 use crate::identify::{VersionSource, is_interpreter, package_version, script_candidates};
@@ -23,7 +23,7 @@ pub(super) fn script(pid: u32, exec: &Exec, own_mount_ns: u32) -> Option<String>
             return Some(real.to_string_lossy().into_owned());
         }
         // Another mount namespace: the file as that process sees it; symlinks are left as they are.
-        let inside = Path::new("/proc").join(pid.to_string()).join("root").join(path.strip_prefix("/").ok()?);
+        let inside = root_of(pid).join(path.strip_prefix("/").ok()?);
         inside.is_file().then(|| path.to_string_lossy().into_owned())
     };
     // After `#!` the kernel has put the script, as it was passed to exec, behind the interpreter and its option.
@@ -33,10 +33,14 @@ pub(super) fn script(pid: u32, exec: &Exec, own_mount_ns: u32) -> Option<String>
 }
 
 /// The version of an agent.
-pub(super) fn version(source: &VersionSource, uid: u32, gid: u32) -> Option<Text> {
+pub(super) fn version(source: &VersionSource, pid: u32, exec: &Exec, own_mount_ns: u32) -> Option<Text> {
     match source {
         VersionSource::Known(version) => Some(version.as_str().into()),
-        VersionSource::PackageJson(path) => package_version(&read_as(path, uid, gid)?).map(Text::from),
+        VersionSource::PackageJson(path) => {
+            // In another mount namespace the path is another file's, and a container's is its user's.
+            let inside = (exec.mount_ns != own_mount_ns).then_some(pid);
+            package_version(&read_as(path, inside, exec.uid, exec.gid)?).map(Text::from)
+        }
         VersionSource::Unknown => None,
     }
 }
@@ -117,20 +121,57 @@ pub(super) fn program_of(pid: u32) -> Option<Text> {
 }
 
 /// Reads a user's file with that user's rights, so that the recorder's own reach no further: a link in a home must not
-/// make it read what the user cannot.
+/// make it read what the user cannot. `inside`: the path is as this process sees it, and no link leads out of there.
 #[cfg(target_os = "linux")]
-fn read_as(path: &Path, uid: u32, gid: u32) -> Option<String> {
+fn read_as(path: &Path, inside: Option<u32>, uid: u32, gid: u32) -> Option<String> {
     use std::os::unix::fs::OpenOptionsExt;
 
-    let _rights = FileSystemUser::become_user(uid, gid);
-    let file =
-        File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC).open(path);
-    text_of(file.ok()?)
+    const FLAGS: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
+    let file = if let Some(pid) = inside {
+        let root = File::options().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(root_of(pid)).ok()?;
+        let _rights = FileSystemUser::become_user(uid, gid);
+        open_in(&root, path, FLAGS).ok()?
+    } else {
+        let _rights = FileSystemUser::become_user(uid, gid);
+        File::options().read(true).custom_flags(FLAGS).open(path).ok()?
+    };
+    text_of(file)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn read_as(path: &Path, _uid: u32, _gid: u32) -> Option<String> {
+fn read_as(path: &Path, inside: Option<u32>, _uid: u32, _gid: u32) -> Option<String> {
+    if inside.is_some() {
+        return None;
+    }
     text_of(File::open(path).ok()?)
+}
+
+/// The root directory of a process.
+fn root_of(pid: u32) -> PathBuf {
+    Path::new("/proc").join(pid.to_string()).join("root")
+}
+
+/// Opens a file as a process does whose root directory this is (`openat2(2)`, Linux 5.6).
+#[cfg(target_os = "linux")]
+fn open_in(root: &File, path: &Path, flags: i32) -> std::io::Result<File> {
+    use std::os::fd::{AsRawFd, FromRawFd};
+    use std::os::unix::ffi::OsStrExt;
+
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: a structure of integers, of which zero is a valid value.
+    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
+    how.flags = u64::from(flags.cast_unsigned());
+    how.resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
+    // SAFETY: an open descriptor, a string with its NUL, and a structure of the size that is said.
+    let fd = unsafe {
+        libc::syscall(libc::SYS_openat2, root.as_raw_fd(), path.as_ptr(), &raw const how, size_of::<libc::open_how>())
+    };
+    let fd = i32::try_from(fd).map_err(std::io::Error::other)?;
+    if fd < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor that was just opened, and that nobody else has.
+    Ok(unsafe { File::from_raw_fd(fd) })
 }
 
 fn text_of(file: File) -> Option<String> {
@@ -199,12 +240,15 @@ mod tests {
         let (file, link) = (folder.path().join("package.json"), folder.path().join("link.json"));
         std::fs::write(&file, r#"{"version": "1.2.3"}"#).unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();
-        let version_at = |path: &Path| {
+        let version_at = |path: &Path, mount_ns: u32| {
             let metadata = std::fs::metadata(folder.path()).unwrap();
-            version(&VersionSource::PackageJson(path.into()), metadata.uid(), metadata.gid())
+            let exec = Exec { uid: metadata.uid(), gid: metadata.gid(), mount_ns, ..Exec::default() };
+            version(&VersionSource::PackageJson(path.into()), std::process::id(), &exec, 1)
         };
-        assert_eq!(version_at(&file).as_deref(), Some("1.2.3"));
-        assert_eq!(version_at(&link), None);
-        assert_eq!(version_at(folder.path()), None);
+        for mount_ns in [1, 2] {
+            assert_eq!(version_at(&file, mount_ns).as_deref(), Some("1.2.3"));
+            assert_eq!(version_at(&link, mount_ns), None);
+            assert_eq!(version_at(folder.path(), mount_ns), None);
+        }
     }
 }
