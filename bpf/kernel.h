@@ -20,7 +20,8 @@ typedef struct {
 } atomic_long_t;
 
 struct thread_info {
-	__u32 status;
+	__u32 status; /* x86 */
+	unsigned long flags;
 };
 
 struct qstr {

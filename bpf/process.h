@@ -50,8 +50,10 @@ int BPF_PROG(on_newtask, struct task_struct *child, __u64 clone_flags)
 	if (!slot || slot->state == AQ_SLOT_FREE)
 		return 0;
 	own = bpf_task_storage_get(&marks, child, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (own)
+	if (own) {
 		*own = mark;
+		own->exits = 0;
+	}
 	if (!is_shown(slot) || (clone_flags & CLONE_THREAD) || child->tgid != child->pid)
 		return 0;
 	COUNT(AQ_FORK, seen);
@@ -199,6 +201,7 @@ static __always_inline bool mark_provisional(struct task_struct *task, struct ma
 	slot->refilled_ns = bpf_ktime_get_boot_ns();
 	slot->state = AQ_SLOT_PROVISIONAL;
 	mark->generation = slot->generation;
+	mark->exits = 0;
 	*own = *mark;
 	return true;
 }
@@ -310,15 +313,20 @@ oversized:
 	return 0;
 }
 
-/* do_exit: signal->live has been counted down, so zero means the last thread. */
+/* do_exit: signal->live has been counted down, so zero means that no thread is left. Threads that end at once may all
+ * find it zero: the first of them tells. The first thread of the process, on which they agree, is there until all have
+ * ended (delay_group_leader). */
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(on_exit, struct task_struct *task)
 {
 	struct aq_exit record = {};
-	struct mark mark;
+	struct mark mark, *of_process;
 	struct aq_slot *slot = slot_of(task, &mark);
 
 	if (!is_shown(slot) || BPF_CORE_READ(task, signal, live.counter) != 0)
+		return 0;
+	of_process = bpf_task_storage_get(&marks, task->group_leader, NULL, 0);
+	if (of_process && __sync_fetch_and_add(&of_process->exits, 1) != 0)
 		return 0;
 	COUNT(AQ_EXIT, seen);
 	begin(&record.header, AQ_EXIT, task, &mark);

@@ -146,7 +146,9 @@ impl Sensing {
         tracing::info!(socket = %server.path().display(), "recording, and answering");
         while !self.stop.wait(LOOK) {
             if !recorder.is_recording() {
-                return Err("the recording thread ended".into());
+                // What was recorded is answered until it starts again; agent_collector says why it ended.
+                let stopping = self.stop.wait(AFTER_FAILURE);
+                return if stopping { Ok(()) } else { Err("the recording thread ended; it is started again".into()) };
             }
         }
         // The socket goes before the lock: the next recorder makes its own of the same name.

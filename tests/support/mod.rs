@@ -78,6 +78,13 @@ impl Recorder {
         let _ = self.child.wait();
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: a child of ours that was not waited for, so its pid is its own.
+        let sent = unsafe { libc::kill(self.child.id().cast_signed(), signal) };
+        assert_eq!(sent, 0);
+    }
+
     /// The rows of a query.
     pub fn query(&self, sql: &str) -> Vec<Row> {
         let output = Command::new(AGENTQUERY)
@@ -154,6 +161,11 @@ impl Agent {
     /// Starts a shell script as the agent.
     pub fn start(&self, script: &str) -> Child {
         Command::new(&self.shell).args(["-c", script]).current_dir(self.work()).stdin(Stdio::null()).spawn().unwrap()
+    }
+
+    /// Its program.
+    pub fn shell(&self) -> &Path {
+        &self.shell
     }
 
     /// Runs a shell script as the agent, to its end.

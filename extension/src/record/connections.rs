@@ -29,6 +29,9 @@ struct Live {
 #[derive(Debug, Default)]
 pub(super) struct Connections {
     live: HashMap<u64, Live>,
+    /// Sockets, with their inode and their owner, whose connection failed with an error that its call did not return. The
+    /// kernel gives it to the next connect, which begins nothing (`__inet_stream_connect`).
+    unfetched: HashMap<u64, (u64, ProcessKey)>,
 }
 
 impl Connections {
@@ -43,6 +46,7 @@ impl Connections {
     pub(super) fn step(&mut self, step: &Connection, mut context: Context<'_>) -> bool {
         if step.state == Some(TcpState::SynSent) {
             self.finish(step.socket_id, context.store); // the same socket tries again
+            self.unfetched.remove(&step.socket_id);
             let row = begin(step, &mut context);
             self.keep(step, row, &context);
             return true;
@@ -50,6 +54,10 @@ impl Connections {
         let Some(live) = self.live.get_mut(&step.socket_id) else {
             if step.state.is_some() {
                 return false; // a socket that connected before we saw it
+            }
+            let failed_before = self.unfetched.remove(&step.socket_id);
+            if step.error != 0 && failed_before.is_some_and(|(inode, _)| inode == step.inode) {
+                return false; // the error of the row that there is
             }
             // No state was seen: the route or the address was refused before the socket moved, or it is local.
             let mut row = begin(step, &mut context);
@@ -90,6 +98,11 @@ impl Connections {
             set_local(row, step);
         }
         if live.ended && live.returned {
+            let fetched = step.state.is_none() && step.error != 0;
+            if live.row.error.is_some() && !fetched {
+                let inode = live.row.socket.and_then(|inode| u64::try_from(inode).ok()).unwrap_or(0);
+                self.unfetched.insert(step.socket_id, (inode, live.owner.key));
+            }
             self.finish(step.socket_id, context.store);
         } else {
             let row = live.row.clone();
@@ -115,6 +128,7 @@ impl Connections {
 
     /// The owner ended: what waits only for its call to return does not come.
     pub(super) fn owner_ended(&mut self, owner: &Process, store: &Store) {
+        self.unfetched.retain(|_, (_, key)| *key != owner.key);
         let of_owner = |live: &Live, key: ProcessKey| live.ended && live.owner.key == key;
         let over: Vec<u64> =
             self.live.iter().filter(|(_, live)| of_owner(live, owner.key)).map(|(socket, _)| *socket).collect();
@@ -167,7 +181,7 @@ fn begin(step: &Connection, context: &mut Context<'_>) -> ConnectionRow {
         remote_port: Some(step.remote.port().into()),
         state: "connecting",
         start_time: context.time_ns / 1_000_000_000,
-        uid: Some(context.process.uid.into()),
+        uid: context.process.uid.map(i64::from),
         net_namespace: (step.net_ns != 0).then(|| step.net_ns.to_string().into()),
         ..ConnectionRow::default()
     };

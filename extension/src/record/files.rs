@@ -8,7 +8,7 @@ use super::engine::Context;
 use super::rows::{FileOpRow, OpenFileRow};
 use crate::enrich::noise::is_noise;
 use crate::enrich::project;
-use crate::enrich::resolve::resolve;
+use crate::enrich::resolve::{Source, resolve};
 use crate::event::{CallPath, Change, ChangeKind, Close, Open, OpenMode};
 
 /// Opens whose end is awaited.
@@ -134,6 +134,11 @@ impl Files {
             }
             (dest, _) => {
                 let (path, source) = path_of(&change.path);
+                let target = (change.followed && !change.path.name.is_empty()).then(|| real(&path)).flatten();
+                let (path, source) = match target.filter(|target| *target != path) {
+                    Some(target) => (target, Source::Resolved),
+                    None => (path, source),
+                };
                 (path, dest.as_ref().map(|dest| path_of(dest).0), source)
             }
         };
@@ -146,7 +151,20 @@ impl Files {
         row.mode = change.mode.map(|mode| octal(mode).into());
         row.uid = Some(change.uid.into());
         row.truncated = change.truncated;
-        context.store.update(|state| state.file_ops.push(row));
+        // The names changed places: each file got a new one.
+        let back = row.dest_path.clone().filter(|_| change.exchanged).map(|dest| FileOpRow {
+            eid: context.clock.next_eid(),
+            in_project: in_project(&dest, &context),
+            path: dest,
+            dest_path: Some(row.path.clone()),
+            ..row.clone()
+        });
+        context.store.update(|state| {
+            state.file_ops.push(row);
+            if let Some(back) = back {
+                state.file_ops.push(back);
+            }
+        });
         true
     }
 }
