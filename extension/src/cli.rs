@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use agentquery::osquery::{self, Source, Stop};
 use agentquery::record::Store;
 use agentquery::recorder::{Recorder, Settings};
 use agentquery::shell::format::{Mode, Writer};
-use agentquery::shell::{Backend, Engine, Error, Limits, repl};
+use agentquery::shell::{Backend, Engine, Error, Limits, describe, repl};
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -186,11 +186,10 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
     match command {
         Command::Query { sql, output, connect } => with_backend(&recording, &connect, |backend| {
             let result = backend.run(&sql, &mut Writer::new(io::stdout().lock(), output.mode()));
-            Ok(unless_reader_left(result)?)
+            unless_reader_left(result).map_err(|error| anyhow::Error::msg(describe(&error, &sql)))
         }),
         Command::Shell { output, connect } => with_backend(&recording, &connect, |backend| {
-            let prompts = io::stdin().is_terminal() && io::stdout().is_terminal();
-            let result = repl::run(backend, io::stdin().lock(), io::stdout().lock(), output.mode(), prompts);
+            let result = repl::start(backend, output.mode());
             Ok(unless_reader_left(result.map_err(Error::Write))?)
         }),
         Command::Run { socket } => serve(&recording, socket),

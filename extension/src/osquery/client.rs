@@ -3,6 +3,8 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::generated::{
@@ -10,7 +12,7 @@ use super::generated::{
     InternalExtensionInfo, InternalExtensionList, TExtensionManagerSyncClient as _,
 };
 use super::transport::{Input, MessageLimits, Output, protocols};
-use crate::shell::{Backend, Error, Sink};
+use crate::shell::{Backend, Error, Interrupter, Sink};
 use crate::value::Value;
 
 /// A result: a hundred thousand rows of ordinary width are 36 MB.
@@ -24,6 +26,31 @@ const QUERY_TIME: Duration = Duration::from_secs(300);
 pub struct Client {
     path: PathBuf,
     timeout: Duration,
+    waiting: Arc<Waiting>,
+}
+
+/// The call that is waited for.
+#[derive(Debug, Default)]
+struct Waiting {
+    stream: Mutex<Option<UnixStream>>,
+    /// Nobody wants its answer any more.
+    interrupted: AtomicBool,
+}
+
+impl Waiting {
+    fn hold(&self, stream: Option<UnixStream>) {
+        *self.stream.lock().unwrap_or_else(PoisonError::into_inner) = stream;
+        if self.interrupted.load(Ordering::SeqCst) {
+            self.end();
+        }
+    }
+
+    /// A reader of the stream sees its end.
+    fn end(&self) {
+        if let Some(stream) = &*self.stream.lock().unwrap_or_else(PoisonError::into_inner) {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+    }
 }
 
 /// Why a call gave no answer.
@@ -54,7 +81,7 @@ impl Client {
     /// A client of the manager on that socket.
     #[must_use]
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), timeout: QUERY_TIME }
+        Self { path: path.to_owned(), timeout: QUERY_TIME, waiting: Arc::default() }
     }
 
     /// The same, with this time for each call.
@@ -73,9 +100,12 @@ impl Client {
             stream.set_read_timeout(Some(self.timeout))?;
             stream.set_write_timeout(Some(self.timeout))?;
             let (input, output) = protocols(&stream, RESULT)?;
+            self.waiting.hold(Some(stream.try_clone()?));
             ask(&mut ExtensionManagerSyncClient::new(input, output))
         };
-        answer().map_err(|source| ClientError::Protocol { path: self.path.clone(), source })
+        let answer = answer();
+        self.waiting.hold(None);
+        answer.map_err(|source| ClientError::Protocol { path: self.path.clone(), source })
     }
 
     pub(super) fn extensions(&self) -> Result<InternalExtensionList, ClientError> {
@@ -129,7 +159,15 @@ fn accepted(status: Option<ExtensionStatus>) -> Result<(), ClientError> {
 
 impl Backend for Client {
     fn run(&mut self, sql: &str, sink: &mut dyn Sink) -> Result<(), Error> {
-        let remote = |error: ClientError| Error::Remote(error.to_string());
+        let waiting = Arc::clone(&self.waiting);
+        waiting.interrupted.store(false, Ordering::SeqCst);
+        let remote = |error: ClientError| {
+            if waiting.interrupted.load(Ordering::SeqCst) {
+                Error::Interrupted
+            } else {
+                Error::Remote(error.to_string())
+            }
+        };
         let columns = self.columns(sql).map_err(remote)?;
         let rows = self.query(sql).map_err(remote)?;
         sink.begin(&columns)?;
@@ -139,5 +177,13 @@ impl Backend for Client {
             sink.row(&cells)?;
         }
         Ok(sink.end()?)
+    }
+
+    fn interrupter(&self) -> Interrupter {
+        let waiting = Arc::clone(&self.waiting);
+        Arc::new(move || {
+            waiting.interrupted.store(true, Ordering::SeqCst);
+            waiting.end();
+        })
     }
 }
