@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agentquery::log;
 use agentquery::osquery::client::Client;
 use agentquery::osquery::{self, Source, Stop};
 use agentquery::record::Store;
@@ -15,6 +16,7 @@ use agentquery::shell::format::{Mode, Writer};
 use agentquery::shell::{Backend, Engine, Error, Limits, describe, repl};
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing::level_filters::LevelFilter;
 
 /// Time that the recorder gets to end when the program is told to.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -40,6 +42,9 @@ struct Recording {
     /// When to hear system calls: from the first program that may be an agent on, or always
     #[arg(long, global = true, value_name = "WHEN", default_value = "on_demand")]
     syscalls: Syscalls,
+    /// How much to log to stderr: off, error, warn, info, debug or trace [default: `$AGENTQUERY_LOG`, else warn]
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log_level: Option<LevelFilter>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
@@ -182,7 +187,8 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
         let Cli { recording, command } = Cli::parse_from(arguments);
         (recording, command)
     };
-    log(matches!(&command, Command::Extension(extension) if extension.verbose));
+    let verbose = matches!(&command, Command::Extension(extension) if extension.verbose);
+    let _log = log::start(recording.log_level, if verbose { LevelFilter::INFO } else { LevelFilter::WARN });
     match command {
         Command::Query { sql, output, connect } => with_backend(&recording, &connect, |backend| {
             let result = backend.run(&sql, &mut Writer::new(io::stdout().lock(), output.mode()));
@@ -195,13 +201,6 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
         Command::Run { socket } => serve(&recording, socket),
         Command::Extension(extension) => extend(recording.settings(), &extension),
     }
-}
-
-/// Logs go to stderr, as much as `AGENTQUERY_LOG` says: stdout is for results.
-fn log(verbose: bool) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("AGENTQUERY_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(if verbose { "info" } else { "warn" }));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).init();
 }
 
 /// A reader that has seen enough, such as `head`, is no error.

@@ -8,6 +8,7 @@ pub mod collect;
 pub mod enrich;
 pub mod event;
 pub mod identify;
+pub mod log;
 #[cfg(unix)]
 pub mod osquery;
 pub mod record;
