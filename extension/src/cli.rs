@@ -7,13 +7,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentquery::log;
 use agentquery::osquery::client::Client;
 use agentquery::osquery::{self, Source, Stop};
 use agentquery::record::Store;
 use agentquery::recorder::{Recorder, Settings};
 use agentquery::shell::format::{Mode, Writer};
 use agentquery::shell::{Backend, Engine, Error, Limits, describe, repl};
+use agentquery::{demo, doctor, log};
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
@@ -79,6 +79,20 @@ enum Command {
         #[arg(long, value_name = "PATH")]
         socket: Option<PathBuf>,
     },
+    /// Say what works on this machine, what does not, and how to mend it
+    Doctor {
+        /// Write JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run a harmless make-believe agent and show its rows in every table
+    Demo {
+        #[command(flatten)]
+        connect: Connect,
+    },
+    /// The agent of the demonstration
+    #[command(name = demo::AGENT, hide = true)]
+    MakeBelieve,
     /// Serve the tables to osquery; what a program named *.ext does
     Extension(Extension),
 }
@@ -199,6 +213,9 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
             Ok(unless_reader_left(result.map_err(Error::Write))?)
         }),
         Command::Run { socket } => serve(&recording, socket),
+        Command::Doctor { json } => Ok(doctor::run(&recording.signatures, json)?),
+        Command::Demo { connect } => Ok(demo::run(connect.connect)?),
+        Command::MakeBelieve => Ok(demo::act()?),
         Command::Extension(extension) => extend(recording.settings(), &extension),
     }
 }

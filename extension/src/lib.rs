@@ -5,6 +5,10 @@
 //! declares them, `osquery` and `shell` answer from them.
 
 pub mod collect;
+#[cfg(unix)]
+pub mod demo;
+#[cfg(unix)]
+pub mod doctor;
 pub mod enrich;
 pub mod event;
 pub mod identify;
