@@ -6,12 +6,17 @@
 
 pub mod collect;
 pub mod config;
+#[cfg(unix)]
+pub mod demo;
+#[cfg(unix)]
+pub mod doctor;
 pub mod enrich;
 pub mod event;
 #[cfg(unix)]
 pub mod front;
 pub mod identify;
 pub mod lock;
+pub mod log;
 #[cfg(unix)]
 pub mod osquery;
 pub mod record;

@@ -34,7 +34,7 @@ pub struct Settings {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No collector.
-    #[error("nothing can be recorded: {0}")]
+    #[error(transparent)]
     Collector(#[from] DegradationReason),
     /// No thread.
     #[error("the recording thread cannot be started: {0}")]

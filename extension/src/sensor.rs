@@ -32,7 +32,7 @@ pub enum Standby {
 }
 
 /// Between two looks of a reluctant one.
-const RELUCTANT: Duration = Duration::from_secs(2);
+const RELUCTANT: Duration = Duration::from_secs(1);
 
 /// This program's part in the machine's recording; it ends when this is dropped.
 pub struct Sensor {

@@ -10,3 +10,5 @@ pub mod decode;
 pub mod ebpf;
 #[cfg(target_os = "linux")]
 mod ring;
+#[cfg(target_os = "linux")]
+pub mod trial;

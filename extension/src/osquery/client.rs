@@ -4,6 +4,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -14,7 +16,7 @@ use super::generated::{
     TExtensionSyncClient as _,
 };
 use super::transport::{Input, MessageLimits, Output, protocols};
-use crate::shell::{Backend, Error, Sink};
+use crate::shell::{Backend, Error, Interrupter, Sink};
 use crate::value::Value;
 
 /// A result: a hundred thousand rows of ordinary width are 36 MB.
@@ -28,6 +30,31 @@ const QUERY_TIME: Duration = Duration::from_secs(300);
 pub struct Client {
     path: PathBuf,
     timeout: Duration,
+    waiting: Arc<Waiting>,
+}
+
+/// The call that is waited for.
+#[derive(Debug, Default)]
+struct Waiting {
+    stream: Mutex<Option<UnixStream>>,
+    /// Nobody wants its answer any more.
+    interrupted: AtomicBool,
+}
+
+impl Waiting {
+    fn hold(&self, stream: Option<UnixStream>) {
+        *self.stream.lock().unwrap_or_else(PoisonError::into_inner) = stream;
+        if self.interrupted.load(Ordering::SeqCst) {
+            self.end();
+        }
+    }
+
+    /// A reader of the stream sees its end.
+    fn end(&self) {
+        if let Some(stream) = &*self.stream.lock().unwrap_or_else(PoisonError::into_inner) {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+    }
 }
 
 /// Why a call gave no answer.
@@ -49,6 +76,9 @@ pub enum ClientError {
         /// What went wrong.
         source: thrift::Error,
     },
+    /// Somebody stopped the call, by [`Backend::interrupter`].
+    #[error("stopped")]
+    Interrupted,
     /// The manager refused.
     #[error("{0}")]
     Refused(String),
@@ -58,13 +88,13 @@ impl Client {
     /// A client of the manager on that socket.
     #[must_use]
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), timeout: QUERY_TIME }
+        Self { path: path.to_owned(), timeout: QUERY_TIME, waiting: Arc::default() }
     }
 
-    /// The same, with this time for each call.
+    /// The same, with this time for each call. What stops calls of the one does not stop those of the other.
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {
-        Self { timeout, ..self }
+        Self { timeout, waiting: Arc::default(), ..self }
     }
 
     fn call<T>(
@@ -75,9 +105,17 @@ impl Client {
         let answer = || {
             stream.set_read_timeout(Some(self.timeout))?;
             let (input, output) = protocols(&stream, MessageLimits { time: self.timeout, ..RESULT })?;
+            self.waiting.hold(Some(stream.try_clone()?));
             ask(&mut ExtensionManagerSyncClient::new(input, output))
         };
-        answer().map_err(|source| ClientError::Protocol { path: self.path.clone(), source })
+        let answer = answer();
+        self.waiting.hold(None);
+        answer.map_err(|source| {
+            if self.waiting.interrupted.load(Ordering::SeqCst) {
+                return ClientError::Interrupted;
+            }
+            ClientError::Protocol { path: self.path.clone(), source }
+        })
     }
 
     /// The time for writing holds for a connect, too.
@@ -182,14 +220,26 @@ impl Client {
     /// # Errors
     /// When the manager does not answer or refuses the SQL.
     pub fn answer(&self, sql: &str) -> Result<Answer, ClientError> {
+        self.waiting.interrupted.store(false, Ordering::SeqCst);
         Ok(Answer { columns: self.columns(sql)?, rows: self.query(sql)? })
     }
 }
 
 impl Backend for Client {
     fn run(&mut self, sql: &str, sink: &mut dyn Sink) -> Result<(), Error> {
-        let answer = self.answer(sql).map_err(|error| Error::Remote(error.to_string()))?;
+        let answer = self.answer(sql).map_err(|error| match error {
+            ClientError::Interrupted => Error::Interrupted,
+            error => Error::Remote(error.to_string()),
+        })?;
         Ok(answer.write(sink)?)
+    }
+
+    fn interrupter(&self) -> Interrupter {
+        let waiting = Arc::clone(&self.waiting);
+        Arc::new(move || {
+            waiting.interrupted.store(true, Ordering::SeqCst);
+            waiting.end();
+        })
     }
 }
 

@@ -8,7 +8,7 @@ use super::generated::{
     ExtensionPluginRequest, ExtensionPluginResponse, ExtensionRegistry, ExtensionResponse, ExtensionStatus,
     ExtensionSyncHandler,
 };
-use super::source::Source;
+use super::source::{PATIENCE, Source};
 use super::{Stop, reply, success};
 use crate::record::Store;
 use crate::tables::constraint::Context;
@@ -48,6 +48,7 @@ pub(super) fn answer(
     match request.get("action").map(String::as_str) {
         Some("columns") => Ok(schema::routes(table)),
         Some("generate") => source.ask(
+            PATIENCE,
             |store| generate(store, source, viewer, table, request.get("context").map(String::as_str)),
             |client| client.clone().with_timeout(FORWARD).call_plugin(registry, item, request.clone()),
         ),

@@ -21,9 +21,9 @@ use crate::value::Text;
 
 /// The programs, built from `bpf/agentquery.bpf.c` by `./dev bpf`.
 #[cfg(target_arch = "x86_64")]
-static OBJECT: &[u8] = include_bytes!("../../../../bpf/agentquery.x86_64.bpf.o");
+pub(super) static OBJECT: &[u8] = include_bytes!("../../../../bpf/agentquery.x86_64.bpf.o");
 #[cfg(target_arch = "aarch64")]
-static OBJECT: &[u8] = include_bytes!("../../../../bpf/agentquery.aarch64.bpf.o");
+pub(super) static OBJECT: &[u8] = include_bytes!("../../../../bpf/agentquery.aarch64.bpf.o");
 
 /// Records in a batch: what waits for its publication stays small.
 const BATCH: usize = 2048;
@@ -38,8 +38,8 @@ const SWEEP_AT_MOST: Duration = Duration::from_secs(1);
 /// Always attached, the exits first: a fork that is seen must not be left without its exit.
 /// The states of sockets with them: they cost nothing but where a connection begins or ends, and an agent's first moments
 /// must not wait for one more attachment.
-const PROCESS_PROGRAMS: [&str; 4] = ["on_exit", "on_newtask", "on_exec", "on_socket_state"];
-const CALL_PROGRAM: &str = "on_call";
+pub(super) const PROCESS_PROGRAMS: [&str; 4] = ["on_exit", "on_newtask", "on_exec", "on_socket_state"];
+pub(super) const CALL_PROGRAM: &str = "on_call";
 
 const KINDS: [&str; abi::AQ_KINDS as usize] = ["fork", "exec", "exit", "open", "close", "change", "connection"];
 
@@ -108,20 +108,40 @@ pub fn boot_ns() -> u64 {
     now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
+/// libbpf's own lines would go to stderr around our log; errors come back with the reason in them.
+pub(super) fn log_libbpf() {
+    libbpf_rs::set_print(Some((
+        libbpf_rs::PrintLevel::Info,
+        |_, line| tracing::debug!(target: "libbpf", "{}", line.trim_end()),
+    )));
+}
+
 fn check_machine() -> Result<(), DegradationReason> {
     // SAFETY: geteuid has no preconditions.
     if unsafe { libc::geteuid() } != 0 {
         return Err(DegradationReason::NotPrivileged);
     }
-    if !std::path::Path::new("/sys/kernel/btf/vmlinux").exists() {
+    if !has_btf() {
         return Err(DegradationReason::NoBtf);
     }
-    // The initial pid namespace has a fixed inode: PROC_PID_INIT_INO, include/linux/proc_ns.h.
-    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-    if namespace.as_os_str() != "pid:[4026531836]" {
+    if !in_initial_pid_namespace() {
         return Err(DegradationReason::PidNamespace);
     }
     Ok(())
+}
+
+/// Whether the kernel tells its types.
+#[must_use]
+pub fn has_btf() -> bool {
+    std::path::Path::new("/sys/kernel/btf/vmlinux").exists()
+}
+
+/// Whether pids here are the host's.
+#[must_use]
+pub fn in_initial_pid_namespace() -> bool {
+    // The initial pid namespace has a fixed inode: PROC_PID_INIT_INO, include/linux/proc_ns.h.
+    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    namespace.as_os_str() == "pid:[4026531836]"
 }
 
 fn map_named(object: &Object, name: &str) -> Result<MapHandle, DegradationReason> {
@@ -130,7 +150,7 @@ fn map_named(object: &Object, name: &str) -> Result<MapHandle, DegradationReason
     MapHandle::try_from(&map).map_err(|error| refused(name, &error))
 }
 
-fn attach(object: &Object, name: &str) -> Result<Link, DegradationReason> {
+pub(super) fn attach(object: &Object, name: &str) -> Result<Link, DegradationReason> {
     let program = object.progs_mut().find(|program| program.name() == name);
     let program = program.ok_or_else(|| DegradationReason::Refused(format!("the object has no program {name}")))?;
     program.attach().map_err(|error| refused(name, &error))
@@ -143,11 +163,7 @@ impl EbpfCollector {
     /// The reason why it cannot be done here.
     pub fn start(interest: &Interest, syscalls: Syscalls) -> Result<Self, DegradationReason> {
         check_machine()?;
-        // libbpf's own lines would go to stderr around our log; errors come back with the reason in them.
-        libbpf_rs::set_print(Some((
-            libbpf_rs::PrintLevel::Info,
-            |_, line| tracing::debug!(target: "libbpf", "{}", line.trim_end()),
-        )));
+        log_libbpf();
         let open = ObjectBuilder::default().open_memory(OBJECT).map_err(|error| refused("open", &error))?;
         let object = open.load().map_err(|error| refused("load", &error))?;
         let programs = object
