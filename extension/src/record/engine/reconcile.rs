@@ -49,7 +49,7 @@ impl Engine {
     fn end_unseen(&mut self, key: ProcessKey, boot_ns: u64, collector: &mut dyn Collector) {
         if self.processes.get(&key.pid).is_some_and(|process| process.key == key) {
             let Some(process) = self.processes.remove(&key.pid) else { return };
-            tracing::warn!(pid = key.pid, "a process ended without a record of it");
+            tracing::debug!(pid = key.pid, "a process ended without a record of it");
             let time_ns = self.clock.unix(boot_ns);
             self.end(&process, time_ns, None, collector);
         }
@@ -95,7 +95,7 @@ impl Engine {
         let above = parent_pid.and_then(|pid| self.known_ancestor(pid, event));
         let Some(index) = above.as_ref().map(|above| above.instance).or(whole) else { return };
         let Some(instance) = self.instances.get_mut(&index).filter(|instance| instance.tracks_children) else { return };
-        tracing::warn!(pid = key.pid, agent = &*instance.row.agent, "a process began without a record of it");
+        tracing::debug!(pid = key.pid, agent = &*instance.row.agent, "a process began without a record of it");
         let eid = self.clock.next_eid();
         let time_ns = self.clock.unix(key.start_ns);
         let parent_row =
