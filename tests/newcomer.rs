@@ -162,7 +162,7 @@ fn the_doctor_tries_the_programs_and_finds_the_recorder() {
     let bad = tempfile::tempdir().unwrap();
     std::fs::write(bad.path().join("bad.yaml"), "name: [").unwrap();
     let (sound, told, errors) = doctor(&["--json", "--signatures", bad.path().to_str().unwrap()]);
-    assert!(!sound && errors == "agentquery: 1 of the checks failed\n", "{errors}");
+    assert!(!sound && errors == "agentquery: 1 of the checks failed\n", "{errors}{told}");
     let checks: Vec<serde_json::Value> = serde_json::from_str(&told).unwrap();
     let failed: Vec<_> = checks.iter().filter(|check| check["state"] == "FAILED").collect();
     assert_eq!(failed.len(), 1, "{failed:?}");
