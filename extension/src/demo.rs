@@ -148,10 +148,10 @@ fn tour(id: i64, project: &Path) -> Vec<(&'static str, String)> {
             ),
         ),
         (
-            "Which does it have open right now?",
+            "Which of those that it made are open right now?",
             format!(
                 "SELECT pid, operation, {path}, bytes_written FROM agent_open_files WHERE agent_id = {id} \
-                 AND path LIKE '{project}/%';"
+                 AND operation = 'create';"
             ),
         ),
         (

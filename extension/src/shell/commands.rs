@@ -41,6 +41,8 @@ pub(super) struct Settings {
     pub(super) mode: Mode,
     pub(super) timer: bool,
     pub(super) pager: bool,
+    /// Somebody reads it on a terminal; programs get names alone.
+    pub(super) terminal: bool,
 }
 
 /// What is to be done after a command.
@@ -68,11 +70,12 @@ pub(super) fn run(line: &str, settings: &mut Settings, out: &mut dyn Write) -> i
         },
         (".all", None) => writeln!(out, "Error: .all needs the name of a table; .tables lists them")?,
         (".tables", start) => {
-            let widest = all().iter().map(|table| width(table.info().name)).max().unwrap_or(0);
+            let widest = if settings.terminal { widest_name() } else { 0 };
             for table in beginning(start) {
                 let table = table.info();
                 let (description, _) = table.description.split_once('.').unwrap_or((table.description, ""));
-                writeln!(out, "{:widest$}  {description}", table.name)?;
+                let description = if settings.terminal { format!("  {description}") } else { String::new() };
+                writeln!(out, "{:widest$}{description}", table.name)?;
             }
             if beginning(start).next().is_none() {
                 no_such_table(out)?;
@@ -112,6 +115,10 @@ pub(super) fn run(line: &str, settings: &mut Settings, out: &mut dyn Write) -> i
 fn beginning(start: Option<&str>) -> impl Iterator<Item = &'static dyn crate::tables::Table> {
     let start = start.unwrap_or_default().trim_end_matches(['%', '*', ';']).to_ascii_lowercase();
     all().into_iter().filter(move |table| table.info().name.starts_with(&start))
+}
+
+fn widest_name() -> usize {
+    all().iter().map(|table| width(table.info().name)).max().unwrap_or(0)
 }
 
 fn no_such_table(out: &mut dyn Write) -> io::Result<()> {
@@ -155,7 +162,7 @@ mod tests {
 
     fn told(line: &str) -> String {
         let mut out = Vec::new();
-        let mut settings = Settings { mode: Mode::Pretty, timer: false, pager: true };
+        let mut settings = Settings { mode: Mode::Pretty, timer: false, pager: true, terminal: true };
         run(line, &mut settings, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
@@ -187,7 +194,7 @@ mod tests {
 
     #[test]
     fn what_a_command_leads_to() {
-        let mut settings = Settings { mode: Mode::Pretty, timer: false, pager: true };
+        let mut settings = Settings { mode: Mode::Pretty, timer: false, pager: true, terminal: true };
         let mut after = |line: &str| run(line, &mut settings, &mut Vec::new()).unwrap();
         assert_eq!(after(".quit"), After::End);
         assert_eq!(after(".all AI_AGENTS"), After::Run("SELECT * FROM \"ai_agents\";".to_owned()));

@@ -34,7 +34,7 @@ pub fn start(backend: &mut dyn Backend, mode: Mode) -> io::Result<()> {
 /// # Errors
 /// When the input cannot be read or the output not be written.
 pub fn run(backend: &mut dyn Backend, mut input: impl BufRead, out: impl Write, mode: Mode) -> io::Result<()> {
-    let mut session = Session::new(backend, Plain(out), mode);
+    let mut session = Session::new(backend, Plain(out), mode, false);
     let mut line = Vec::new();
     loop {
         line.clear();
@@ -51,7 +51,7 @@ pub fn run(backend: &mut dyn Backend, mut input: impl BufRead, out: impl Write, 
 fn interactive(backend: &mut dyn Backend, mode: Mode) -> io::Result<()> {
     let mut editor = Editor::new()?;
     let screen = Screen(Interrupts::listen()?);
-    let mut session = Session::new(backend, screen, mode);
+    let mut session = Session::new(backend, screen, mode, true);
     writeln!(io::stdout(), "agentquery {}; .help lists the shell's commands", env!("CARGO_PKG_VERSION"))?;
     loop {
         let prompt = if session.pending.is_empty() { PROMPT } else { CONTINUED };
@@ -134,8 +134,8 @@ struct Session<'a, O> {
 }
 
 impl<'a, O: Output> Session<'a, O> {
-    fn new(backend: &'a mut dyn Backend, out: O, mode: Mode) -> Self {
-        let settings = Settings { mode, timer: false, pager: true };
+    fn new(backend: &'a mut dyn Backend, out: O, mode: Mode, terminal: bool) -> Self {
+        let settings = Settings { mode, timer: false, pager: true, terminal };
         Self { backend, out, settings, pending: String::new() }
     }
 
@@ -257,6 +257,7 @@ mod tests {
     #[test]
     fn commands_between_statements() {
         assert_eq!(session(b".mode line\nSELECT 1 AS a;"), "a = 1\n");
+        assert_eq!(session(b".tables ai\n"), "ai_agents\n");
         assert_eq!(session(b".all agent_signatures\n"), session(b"SELECT * FROM agent_signatures"));
         assert!(session(b".mode nothing").starts_with("Error"));
         let timed = session(b".timer on\nSELECT 1 AS a; SELECT 2 AS b;\n");
