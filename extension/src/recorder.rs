@@ -72,7 +72,7 @@ impl Recorder {
             let (store, stop) = (Arc::clone(&store), Arc::clone(&stop));
             std::thread::Builder::new().name("recorder".into()).spawn(move || {
                 // The collector is made in the thread that uses it: a thread born later would miss its mark as our own.
-                let collector = match collect::start(&interest, syscalls) {
+                let mut collector = match collect::start(&interest, syscalls) {
                     Ok(collector) => collector,
                     Err(reason) => {
                         let _ = ready.send(Err(reason));
@@ -80,7 +80,8 @@ impl Recorder {
                     }
                 };
                 store.set_probe(collector.probe());
-                let engine = Engine::new(store, catalogue, boot());
+                let mut engine = Engine::new(store, catalogue, boot());
+                engine.adopt(collect::boot_ns(), &mut *collector);
                 let _ = ready.send(Ok(()));
                 record(engine, collector, &stop);
             })

@@ -141,6 +141,11 @@ impl Agent {
         self.run_with(script, &[])
     }
 
+    /// What it is, by its path.
+    pub fn program(&self) -> &Path {
+        &self.shell
+    }
+
     pub fn run_with(&self, script: &str, arguments: &[&str]) -> Run {
         let mut child = Command::new(&self.shell)
             .args(["-c", script, "agent"])

@@ -22,6 +22,8 @@ use crate::identify::{Catalogue, Match, ProcessFacts, Signature};
 use crate::record::inspect;
 use crate::value::Text;
 
+mod adopt;
+
 /// A process of an instance.
 #[derive(Debug, Clone)]
 pub(super) struct Process {
@@ -33,6 +35,8 @@ pub(super) struct Process {
     /// This process is the agent itself, not something that the agent started.
     main: bool,
     mark: Mark,
+    /// Of an adopted one: when its program was read. An exec until then is that of the program that was read.
+    read_ns: u64,
 }
 
 /// One running agent.
@@ -175,8 +179,9 @@ impl Engine {
             self.discarded += 1;
             return;
         };
-        let Some(instance) = self.instances.get_mut(&parent.instance).filter(|instance| instance.tracks_children)
-        else {
+        let adopted = self.processes.get(&fork.child.pid).is_some_and(|child| child.key == fork.child);
+        let instance = self.instances.get_mut(&parent.instance).filter(|instance| instance.tracks_children);
+        let Some(instance) = instance.filter(|_| !adopted) else {
             self.discarded += 1;
             return;
         };
@@ -205,8 +210,10 @@ impl Engine {
         instance.row.processes_total += 1;
         instance.changed(time_ns);
         self.marks.entry(event.mark).or_insert((0, parent.instance)).0 += 1;
-        self.processes
-            .insert(fork.child.pid, Process { key: fork.child, eid, main: false, mark: event.mark, ..parent });
+        self.processes.insert(
+            fork.child.pid,
+            Process { key: fork.child, eid, main: false, mark: event.mark, read_ns: 0, ..parent },
+        );
     }
 
     fn exec(&mut self, event: &Event, exec: &Exec, collector: &mut dyn Collector) {
@@ -356,7 +363,8 @@ impl Engine {
             alive: 1,
             changed: true,
         };
-        let process = Process { key: event.process, instance: index, eid, name: name_of(&exec.path), main: true, mark };
+        let name = name_of(&exec.path);
+        let process = Process { key: event.process, instance: index, eid, name, main: true, mark, read_ns: 0 };
         let above = self.processes.get(&exec.parent).map(|parent| parent.eid);
         let depth = above
             .and_then(|above| self.store.update(|state| state.live_processes.get(&above).map(|row| row.depth + 1)));
@@ -404,12 +412,13 @@ impl Engine {
         }
     }
 
-    /// A process of an instance runs another program: its first exec turns the fork's row, a further one replaces it.
+    /// A process of an instance runs another program: its first exec turns the fork's row, a further one replaces it. One
+    /// that was adopted meanwhile has the program's row already.
     fn program(&mut self, event: &Event, exec: &Exec, process: &Process, main: bool) {
         let Some(mut instance) = self.instances.remove(&process.instance) else { return };
         let time_ns = self.clock.unix(event.boot_ns);
         let before = self.store.update(|state| state.live_processes.remove(&process.eid)).unwrap_or_default();
-        let first = before.how == "fork";
+        let first = before.how == "fork" || event.boot_ns <= process.read_ns;
         let eid = if first { process.eid } else { self.clock.next_eid() };
         let mut row = self.program_row(event, exec, eid, &instance);
         row.depth = before.depth;
@@ -435,6 +444,7 @@ impl Engine {
             process.eid = eid;
             process.name = name_of(&exec.path);
             process.main |= main;
+            process.read_ns = 0;
         }
     }
 

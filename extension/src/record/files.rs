@@ -27,12 +27,6 @@ impl Files {
         if open.how == OpenMode::Read && is_noise(&open.path) {
             return false;
         }
-        let operation = match open.how {
-            OpenMode::Read => "open_read",
-            OpenMode::Write => "open_write",
-            OpenMode::Truncate => "truncate",
-            OpenMode::Create => "create",
-        };
         if let Some(instance) = context.instance.as_deref_mut() {
             let row = &mut instance.row;
             match open.how {
@@ -41,36 +35,29 @@ impl Files {
                 OpenMode::Create => row.files_created += 1,
             }
         }
-        let mut row = begin(operation, &mut context);
-        row.path = open.path.as_str().into();
-        row.path_source = "kernel";
-        row.mode = Some(octal(open.mode).into());
-        row.uid = Some(open.uid.into());
-        row.truncated = open.truncated;
-        row.in_project = in_project(&row.path, &context);
-        let live = OpenFileRow {
-            eid: row.eid,
-            time_ns: row.time_ns,
-            agent: row.agent.clone(),
-            agent_id: row.agent_id,
-            pid: row.pid,
-            process_eid: row.process_eid,
-            name: row.name.clone(),
-            fd: open.fd.into(),
-            operation,
-            path: row.path.clone(),
-            bytes_read: None,
-            bytes_written: None,
-        };
+        let mut row = begin(operation(open.how), &mut context);
+        describe(&mut row, open, &context);
         context.store.update(|state| {
             if open.tracked {
-                state.open_files.insert(row.eid, (open.open_id, live));
+                state.open_files.insert(row.eid, (open.open_id, live(&row, open.fd)));
             }
             state.file_ops.push(row.clone());
         });
         if open.tracked {
             self.open.insert(open.open_id, row);
         }
+        true
+    }
+
+    /// A file that was open before recording began: its opening is no row, its end will be. False when it is noise.
+    pub(super) fn adopt(&mut self, open: &Open, mut context: Context<'_>) -> bool {
+        if !open.tracked || (open.how == OpenMode::Read && is_noise(&open.path)) {
+            return false;
+        }
+        let mut row = begin(operation(open.how), &mut context);
+        describe(&mut row, open, &context);
+        context.store.update(|state| state.open_files.insert(row.eid, (open.open_id, live(&row, open.fd))));
+        self.open.insert(open.open_id, row);
         true
     }
 
@@ -147,6 +134,42 @@ impl Files {
         row.truncated = change.truncated;
         context.store.update(|state| state.file_ops.push(row));
         true
+    }
+}
+
+fn operation(how: OpenMode) -> &'static str {
+    match how {
+        OpenMode::Read => "open_read",
+        OpenMode::Write => "open_write",
+        OpenMode::Truncate => "truncate",
+        OpenMode::Create => "create",
+    }
+}
+
+fn describe(row: &mut FileOpRow, open: &Open, context: &Context<'_>) {
+    row.path = open.path.as_str().into();
+    row.path_source = "kernel";
+    row.mode = Some(octal(open.mode).into());
+    row.uid = Some(open.uid.into());
+    row.truncated = open.truncated;
+    row.in_project = in_project(&row.path, context);
+}
+
+/// The open file that an open leaves.
+fn live(row: &FileOpRow, fd: i32) -> OpenFileRow {
+    OpenFileRow {
+        eid: row.eid,
+        time_ns: row.time_ns,
+        agent: row.agent.clone(),
+        agent_id: row.agent_id,
+        pid: row.pid,
+        process_eid: row.process_eid,
+        name: row.name.clone(),
+        fd: fd.into(),
+        operation: row.operation,
+        path: row.path.clone(),
+        bytes_read: None,
+        bytes_written: None,
     }
 }
 
