@@ -151,7 +151,7 @@ fn is_there(tree: &Tree, recorder: &Recorder) {
     let agent = &agent[0];
     assert_eq!(
         [cell(agent, "agent"), cell(agent, "version"), cell(agent, "processes"), cell(agent, "cwd")],
-        strings([&"claude", &"1.2.3", &3, &tree.work.display()])
+        strings([&"claude-code", &"1.2.3", &3, &tree.work.display()])
     );
     assert!(cell(agent, "cmdline").contains("exec 8>>agent.log"), "{agent:?}");
     let gap: i64 = cell(agent, "start_gap_ms").parse().unwrap();
@@ -170,7 +170,7 @@ fn is_there(tree: &Tree, recorder: &Recorder) {
         ]))
     );
     assert_eq!(cell(&processes[0], "name"), "claude.exe");
-    assert!(cell(&processes[1], "cmdline").starts_with("python3 -c"), "{processes:?}");
+    assert!(cell(&processes[1], "cmdline").contains("sqlite3"), "{processes:?}");
     assert_eq!(processes[1]["parent_eid"], processes[0]["eid"]);
     let sockets = tree.rows(recorder, "agent_connections", "direction");
     let columns = ["direction", "state", "pid", "local_port", "remote_port", "net_namespace", "end_time"];

@@ -131,7 +131,8 @@ impl Engine {
                 collector.release(mark);
             }
         }
-        self.publish_instances(collector);
+        self.publish_instances(boot_ns, collector);
+        self.files.end_left(boot_ns, &mut self.clock, &self.store);
     }
 
     fn take_one(&mut self, event: &Event, collector: &mut dyn Collector) {
@@ -503,7 +504,7 @@ impl Engine {
     }
 
     /// Writes the rows of the instances that changed, and finishes those without a process.
-    fn publish_instances(&mut self, collector: &mut dyn Collector) {
+    fn publish_instances(&mut self, boot_ns: u64, collector: &mut dyn Collector) {
         let store = Arc::clone(&self.store);
         self.instances.retain(|_, instance| {
             instance.row.processes = instance.alive;
@@ -515,6 +516,7 @@ impl Engine {
             }
             instance.row.state = Some("exited".into());
             instance.row.end_time.get_or_insert(instance.row.time_ns / 1_000_000_000);
+            self.files.instance_ended(instance.row.agent_id, boot_ns);
             store.update(|state| {
                 state.live_agents.remove(&instance.key);
                 state.agents.push(instance.row.clone());

@@ -30,7 +30,7 @@ impl Engine {
         if !self.instances.is_empty() {
             self.adopt_open(&collector.open_already());
         }
-        self.publish_instances(collector);
+        self.publish_instances(boot_ns, collector);
     }
 
     fn is_agent(&self, event: &Event, exec: &Exec) -> bool {
