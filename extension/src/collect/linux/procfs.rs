@@ -121,7 +121,7 @@ mod tests {
     fn a_process_may_have_no_arguments_or_too_many() {
         let (_root, proc) = fake(b"");
         assert_eq!(proc.arguments(started(1_230_000_000)), Some(Arguments::default()));
-        let (_root, proc) = fake(&[b'x'; 1 << 20]);
+        let (_root, proc) = fake(&vec![b'x'; 1 << 20]);
         let long = proc.arguments(started(1_230_000_000)).unwrap();
         assert!(long.truncated && long.argv[0].len() == abi::AQ_ARGV_MAX as usize);
     }
