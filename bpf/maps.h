@@ -100,7 +100,8 @@ struct {
 /* The record being made. One for each program that can interrupt, or be interrupted by, another. */
 #define SCRATCH_EXEC 0
 #define SCRATCH_CALL 1
-#define SCRATCHES 2
+#define SCRATCH_ADOPT 2
+#define SCRATCHES 3
 
 struct record {
 	union {

@@ -217,6 +217,23 @@ static __always_inline void unmark(struct mark *mark)
 	bpf_map_push_elem(&free_slots, &mark->slot, 0);
 }
 
+/* What an exec says of the process, but for its texts. */
+static __always_inline void describe(struct record *record, struct task_struct *task)
+{
+	struct tty_struct *tty = BPF_CORE_READ(task, signal, tty);
+
+	record->exec.cgroup_id = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
+	record->exec.parent = BPF_CORE_READ(task, real_parent, tgid);
+	record->exec.ns_pid = ns_pid_of(task);
+	record->exec.uid = BPF_CORE_READ(task, real_cred, uid.val);
+	record->exec.gid = BPF_CORE_READ(task, real_cred, gid.val);
+	record->exec.mount_ns = BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
+	record->exec.padding = 0;
+	record->exec.tty[0] = 0;
+	bpf_probe_read_kernel_str(record->exec.tty, sizeof(record->exec.tty),
+				  tty ? (void *)tty + bpf_core_field_offset(struct tty_struct, name) : NULL);
+}
+
 /* begin_new_exec is done: the new image and its arguments are in place, and were just written, so they can be read. */
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm *binary)
@@ -258,16 +275,7 @@ int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm
 	begin(&record->header, AQ_EXEC, task, &mark);
 	if (candidate)
 		record->header.flags |= AQ_CANDIDATE;
-	record->exec.cgroup_id = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
-	record->exec.parent = task->real_parent->tgid;
-	record->exec.ns_pid = ns_pid_of(task);
-	record->exec.uid = BPF_CORE_READ(task, real_cred, uid.val);
-	record->exec.gid = BPF_CORE_READ(task, real_cred, gid.val);
-	record->exec.mount_ns = BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
-	record->exec.padding = 0;
-	record->exec.tty[0] = 0;
-	bpf_probe_read_kernel_str(record->exec.tty, sizeof(record->exec.tty), BPF_CORE_READ(task, signal, tty) ?
-			      (void *)BPF_CORE_READ(task, signal, tty) + bpf_core_field_offset(struct tty_struct, name) : NULL);
+	describe(record, task);
 
 	walk_file(which, image);
 	record->exec.path_length = append_path(record, which, &at);
@@ -336,37 +344,6 @@ int BPF_PROG(on_exit, struct task_struct *task)
 	else
 		record.status = BPF_CORE_READ(task, group_leader, exit_code);
 	submit(&record.header, sizeof(record), true);
-	return 0;
-}
-
-/* Run by the recorder: marks a process, its threads and its descendants as the control says. */
-SEC("iter/task")
-int mark_tree(struct bpf_iter__task *context)
-{
-	struct task_struct *task = context->task, *above;
-	struct aq_control *asked = control_now();
-	struct mark *own;
-	int i;
-
-	if (!task || !asked || asked->mark_root == 0)
-		return 0;
-	above = task;
-	for (i = 0; i < 64; i++) {
-		__u32 pid = BPF_CORE_READ(above, tgid);
-
-		if (pid == asked->mark_root)
-			break;
-		if (pid <= 1)
-			return 0;
-		above = BPF_CORE_READ(above, real_parent);
-	}
-	if (i == 64)
-		return 0;
-	own = bpf_task_storage_get(&marks, task, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (own) {
-		own->slot = asked->mark_slot;
-		own->generation = asked->mark_generation;
-	}
 	return 0;
 }
 

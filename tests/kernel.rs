@@ -570,6 +570,7 @@ none = socket.socket(); none.bind(('127.0.0.1', 0))
 begins, refused = [errno.EINPROGRESS], [errno.ECONNREFUSED]
 ask(none.getsockname(), [begins, refused, begins, refused])
 ask(listener.getsockname(), [begins, [0, errno.EISCONN], [errno.EISCONN]])
+listener.accept()  # else the end of the listener may reset it
 P";
     let run = Agent::new().run(script).recorded(recorder);
     let of_run = format!("FROM agent_connections WHERE agent_id = {}", run.id());

@@ -2,7 +2,7 @@
 //!
 //! Its rows come from a server over a fixture, so that this needs neither root nor a kernel that records. What only the
 //! embedded engine can show is asked of a recording shell.
-#![cfg(unix)]
+#![cfg(target_os = "linux")]
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // a test may end at once
 
 mod fixture;

@@ -85,6 +85,7 @@ fn to_journal() -> bool {
     false
 }
 
+#[cfg(any(unix, test))]
 fn is_stream(stream: &str, device: u64, inode: u64) -> bool {
     stream.split_once(':').is_some_and(|(d, i)| d.parse() == Ok(device) && i.parse() == Ok(inode))
 }

@@ -77,7 +77,7 @@ impl Recorder {
             std::thread::Builder::new().name("recorder".into()).spawn(move || {
                 go_first();
                 // The collector is made in the thread that uses it: a thread born later would miss its mark as our own.
-                let collector = match collect::start(&interest, syscalls) {
+                let mut collector = match collect::start(&interest, syscalls) {
                     Ok(collector) => collector,
                     Err(reason) => {
                         let _ = ready.send(Err(reason));
@@ -85,7 +85,8 @@ impl Recorder {
                     }
                 };
                 store.set_probe(collector.probe());
-                let engine = Engine::new(Arc::clone(&store), catalogue, boot());
+                let mut engine = Engine::new(Arc::clone(&store), catalogue, boot());
+                engine.adopt(collect::boot_ns(), &mut *collector);
                 let _ = ready.send(Ok(()));
                 tell_end(&store, || record(engine, collector, &stop));
             })

@@ -173,6 +173,11 @@ impl Agent {
         self.run_with(script, &[])
     }
 
+    /// What it is, by its path.
+    pub fn program(&self) -> &Path {
+        &self.shell
+    }
+
     pub fn run_with(&self, script: &str, arguments: &[&str]) -> Run {
         self.run_by(Command::new(&self.shell), script, arguments)
     }

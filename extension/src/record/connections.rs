@@ -1,4 +1,5 @@
-//! Outbound TCP connections, from the call to the last state.
+//! TCP connections: outbound ones from the call to the last state, and what an adopted process has open, listening sockets
+//! too, to its end.
 //!
 //! Two sources tell of one connection: the call, which knows the descriptor and its own error, and the socket's states,
 //! which come later and under any task. They meet by the socket's identity; a refused one has its last state before the
@@ -48,7 +49,7 @@ impl Connections {
             self.finish(step.socket_id, context.store); // the same socket tries again
             self.unfetched.remove(&step.socket_id);
             let row = begin(step, &mut context);
-            self.keep(step, row, &context);
+            self.keep(step, row, false, &context);
             return true;
         }
         let Some(live) = self.live.get_mut(&step.socket_id) else {
@@ -67,7 +68,7 @@ impl Connections {
                 context.store.update(|state| state.connections.push(row));
                 return true;
             }
-            self.keep(step, row, &context);
+            self.keep(step, row, false, &context);
             return true;
         };
         let row = &mut live.row;
@@ -111,10 +112,27 @@ impl Connections {
         true
     }
 
-    fn keep(&mut self, step: &Connection, row: ConnectionRow, context: &Context<'_>) {
+    /// A connection or a listening socket that was there before recording began.
+    pub(super) fn adopt(&mut self, step: &Connection, inbound: bool, mut context: Context<'_>) -> bool {
+        let Some(state) = step.state else { return false };
+        let mut row = begin(step, &mut context);
+        row.fd = Some(step.fd.into());
+        row.state = state_name(state);
+        if state == TcpState::Listen {
+            row.direction = "listen";
+            row.remote_address = None;
+            row.remote_port = None;
+        } else if inbound {
+            row.direction = "inbound";
+        }
+        self.keep(step, row, true, &context);
+        true
+    }
+
+    fn keep(&mut self, step: &Connection, row: ConnectionRow, returned: bool, context: &Context<'_>) {
         context.store.update(|state| state.live_connections.insert(row.eid, row.clone()));
         let owner = context.process.clone();
-        self.live.insert(step.socket_id, Live { owner, row, ended: false, returned: false });
+        self.live.insert(step.socket_id, Live { owner, row, ended: false, returned });
     }
 
     fn finish(&mut self, socket_id: u64, store: &Store) {
@@ -190,7 +208,7 @@ fn begin(step: &Connection, context: &mut Context<'_>) -> ConnectionRow {
         row.agent = instance.row.agent.clone();
         row.agent_id = instance.row.agent_id;
         row.container_id.clone_from(&instance.container_id);
-        instance.row.connections_total += 1;
+        instance.row.connections_total += i64::from(step.state != Some(TcpState::Listen));
         instance.changed(context.time_ns);
     }
     row

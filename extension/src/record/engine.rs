@@ -27,6 +27,8 @@ use crate::identify::{Catalogue, Match, ProcessFacts, Signature};
 use crate::record::inspect;
 use crate::value::Text;
 
+mod adopt;
+
 /// A process of an instance.
 #[derive(Debug, Clone)]
 pub(super) struct Process {
@@ -40,6 +42,8 @@ pub(super) struct Process {
     /// This process is the agent itself, not something that the agent started.
     main: bool,
     mark: Mark,
+    /// Of an adopted one: when its program was read. An exec until then is that of the program that was read.
+    read_ns: u64,
 }
 
 /// One running agent.
@@ -140,7 +144,8 @@ impl Engine {
             }
         }
         self.end_absent(read_until, boot_ns, collector);
-        self.publish_instances(collector);
+        self.publish_instances(boot_ns, collector);
+        self.files.end_left(boot_ns, &mut self.clock, &self.store);
     }
 
     fn take_one(&mut self, event: &Event, collector: &mut dyn Collector) {
@@ -189,8 +194,9 @@ impl Engine {
             self.discarded += 1;
             return;
         };
-        let Some(instance) = self.instances.get_mut(&parent.instance).filter(|instance| instance.tracks_children)
-        else {
+        let adopted = self.processes.get(&fork.child.pid).is_some_and(|child| child.key == fork.child);
+        let instance = self.instances.get_mut(&parent.instance).filter(|instance| instance.tracks_children);
+        let Some(instance) = instance.filter(|_| !adopted) else {
             self.discarded += 1;
             return;
         };
@@ -219,8 +225,10 @@ impl Engine {
         instance.row.processes_total += 1;
         instance.changed(time_ns);
         self.marks.entry(event.mark).or_insert((0, None)).0 += 1;
-        self.processes
-            .insert(fork.child.pid, Process { key: fork.child, eid, main: false, mark: event.mark, ..parent });
+        self.processes.insert(
+            fork.child.pid,
+            Process { key: fork.child, eid, main: false, mark: event.mark, read_ns: 0, ..parent },
+        );
     }
 
     fn exec(&mut self, event: &Event, exec: &Exec, collector: &mut dyn Collector) {
@@ -378,6 +386,7 @@ impl Engine {
             uid: Some(exec.uid),
             main: true,
             mark,
+            read_ns: 0,
         };
         let above = self.processes.get(&exec.parent).map(|parent| parent.eid);
         let depth = above
@@ -429,12 +438,13 @@ impl Engine {
         }
     }
 
-    /// A process of an instance runs another program: its first exec turns the fork's row, a further one replaces it.
+    /// A process of an instance runs another program: its first exec turns the fork's row, a further one replaces it. One
+    /// that was adopted meanwhile has the program's row already.
     fn program(&mut self, event: &Event, exec: &Exec, process: &Process, main: bool) {
         let Some(mut instance) = self.instances.remove(&process.instance) else { return };
         let time_ns = self.clock.unix(event.boot_ns);
         let before = self.store.update(|state| state.live_processes.remove(&process.eid)).unwrap_or_default();
-        let first = before.how == "fork";
+        let first = before.how == "fork" || event.boot_ns <= process.read_ns;
         let eid = if first { process.eid } else { self.clock.next_eid() };
         let mut row = self.program_row(event, exec, eid, &instance);
         row.depth = before.depth;
@@ -461,6 +471,7 @@ impl Engine {
             process.name = name_of(&exec.path);
             process.uid = Some(exec.uid);
             process.main |= main;
+            process.read_ns = 0;
         }
     }
 
@@ -525,7 +536,7 @@ impl Engine {
     }
 
     /// Writes the rows of the instances that changed, and finishes those without a process.
-    fn publish_instances(&mut self, collector: &mut dyn Collector) {
+    fn publish_instances(&mut self, boot_ns: u64, collector: &mut dyn Collector) {
         let store = Arc::clone(&self.store);
         self.instances.retain(|_, instance| {
             instance.row.processes = instance.alive;
@@ -537,6 +548,7 @@ impl Engine {
             }
             instance.row.state = Some("exited".into());
             instance.row.end_time.get_or_insert(instance.row.time_ns / 1_000_000_000);
+            self.files.instance_ended(instance.row.agent_id, boot_ns);
             store.update(|state| {
                 state.live_agents.remove(&instance.key);
                 state.agents.push(instance.row.clone());

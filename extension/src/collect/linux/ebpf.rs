@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use libbpf_rs::{Iter, Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, ProgramInput};
+use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, ProgramInput};
 
-use super::abi;
 use super::decode::{bytes_of, decode, kind_of, read};
 use super::ring::{Ring, RingMap};
+use super::{abi, adopt};
 use crate::collect::latency::Latency;
 use crate::collect::{CollectError, Collector, DegradationReason, Interest, Syscalls};
 use crate::event::{Event, EventKind, Mark};
@@ -239,29 +239,26 @@ impl EbpfCollector {
         }
         let muted = abi::aq_slot { state: abi::AQ_SLOT_MUTED, generation: 0, refilled_ns: 0, tokens: 0 };
         self.maps.slots.update(&abi::AQ_MUTED_SLOT.to_ne_bytes(), bytes_of(&muted), MapFlags::ANY)?;
-        self.mark(std::process::id(), Mark { slot: abi::AQ_MUTED_SLOT, generation: 0 })
+        let muted = Mark { slot: abi::AQ_MUTED_SLOT, generation: 0 };
+        adopt::mark(&self.object.0, &self.maps.control, std::process::id(), muted)?;
+        Ok(())
     }
 
-    /// Marks a process with all its threads and descendants.
-    fn mark(&self, root: u32, mark: Mark) -> libbpf_rs::Result<()> {
-        let key = 0_u32.to_ne_bytes();
-        let current = self.maps.control.lookup(&key, MapFlags::ANY)?.unwrap_or_default();
-        let show_every_exec = read::<abi::aq_control>(&current).map_or(0, |control| control.show_every_exec);
-        let asked = abi::aq_control {
-            show_every_exec,
-            mark_root: root,
-            mark_slot: mark.slot,
-            mark_generation: mark.generation,
+    /// A slot for a tree that the kernel did not mark.
+    fn take_slot(&self) -> Option<Mark> {
+        let taken = self.maps.free_slots.lookup_and_delete(&[]).ok()??;
+        let slot = u32::from_ne_bytes(taken.try_into().ok()?);
+        let bytes = self.maps.slots.lookup(&slot.to_ne_bytes(), MapFlags::ANY).ok()??;
+        let before: abi::aq_slot = read(&bytes).ok()?;
+        let generation = before.generation.wrapping_add(1);
+        let used = abi::aq_slot {
+            state: abi::AQ_SLOT_CONFIRMED,
+            generation,
+            refilled_ns: boot_ns(),
+            tokens: u64::from(u32::MAX),
         };
-        self.maps.control.update(&key, bytes_of(&asked), MapFlags::ANY)?;
-        let program = self.object.0.progs_mut().find(|program| program.name() == "mark_tree");
-        let Some(program) = program else {
-            return Err(libbpf_rs::Error::from(io::Error::other("the object has no program mark_tree")));
-        };
-        let link = program.attach_iter_with_opts(libbpf_rs::IterOpts::None)?;
-        let mut tasks = Iter::new(&link)?;
-        io::copy(&mut tasks, &mut io::sink())?;
-        Ok(())
+        self.maps.slots.update(&slot.to_ne_bytes(), bytes_of(&used), MapFlags::ANY).ok()?;
+        Some(Mark { slot, generation })
     }
 
     fn attach_calls(&mut self) {
@@ -370,26 +367,39 @@ impl Collector for EbpfCollector {
     }
 
     fn mark_tree(&mut self, root: u32) -> Option<Mark> {
-        let taken = self.maps.free_slots.lookup_and_delete(&[]).ok()??;
-        let slot = u32::from_ne_bytes(taken.try_into().ok()?);
-        let bytes = self.maps.slots.lookup(&slot.to_ne_bytes(), MapFlags::ANY).ok()??;
-        let before: abi::aq_slot = read(&bytes).ok()?;
-        let generation = before.generation.wrapping_add(1);
-        let used = abi::aq_slot {
-            state: abi::AQ_SLOT_CONFIRMED,
-            generation,
-            refilled_ns: boot_ns(),
-            tokens: u64::from(u32::MAX),
-        };
-        self.maps.slots.update(&slot.to_ne_bytes(), bytes_of(&used), MapFlags::ANY).ok()?;
-        let mark = Mark { slot, generation };
-        if let Err(error) = self.mark(root, mark) {
+        let mark = self.take_slot()?;
+        if let Err(error) = adopt::mark(&self.object.0, &self.maps.control, root, mark) {
             tracing::error!(%error, pid = root, "a running tree cannot be marked");
         }
         if self.attached_ns.is_none() {
             self.attach_calls();
         }
         Some(mark)
+    }
+
+    fn running(&mut self) -> Vec<Event> {
+        adopt::with_arguments(self.listed("list_programs"))
+    }
+
+    fn adopt(&mut self, root: u32) -> Option<(Mark, Vec<Event>)> {
+        let mark = self.take_slot()?;
+        // The hook first: what the tree does is seen from the moment of its mark.
+        self.idle_since = Some(Instant::now());
+        if self.attached_ns.is_none() {
+            self.attach_calls();
+        }
+        match adopt::mark_all(&self.object.0, &self.maps.control, root, mark) {
+            Ok(programs) => Some((mark, programs)),
+            Err(error) => {
+                tracing::error!(%error, pid = root, "a running tree cannot be marked");
+                self.release(mark);
+                None
+            }
+        }
+    }
+
+    fn open_already(&mut self) -> Vec<Event> {
+        self.listed("list_files")
     }
 
     fn syscalls_since(&self) -> Option<u64> {
@@ -413,6 +423,16 @@ impl Collector for EbpfCollector {
 }
 
 impl EbpfCollector {
+    fn listed(&self, program: &'static str) -> Vec<Event> {
+        match adopt::iterate(&self.object.0, program) {
+            Ok(written) => adopt::events(&written).collect(),
+            Err(error) => {
+                tracing::error!(%error, program, "what runs already cannot be found");
+                Vec::new()
+            }
+        }
+    }
+
     fn run_sweep(&mut self) {
         let started = Instant::now();
         let program = self.object.0.progs_mut().find(|program| program.name() == "sweep");

@@ -137,7 +137,10 @@ impl Engine {
         if let Some(tree) = self.marks.get_mut(&event.mark) {
             tree.0 += 1;
         }
-        self.processes.insert(key.pid, Process { key, instance: index, eid, name, uid, main: false, mark: event.mark });
+        self.processes.insert(
+            key.pid,
+            Process { key, instance: index, eid, name, uid, main: false, mark: event.mark, read_ns: 0 },
+        );
     }
 
     /// The nearest process at or above `pid` that is of the event's tree.

@@ -21,6 +21,7 @@ struct Told {
     confirmed: Vec<Mark>,
     released: Vec<Mark>,
     live: usize,
+    running: Vec<Event>,
 }
 
 struct NoProbe;
@@ -52,6 +53,12 @@ impl Collector for Told {
     }
     fn mark_tree(&mut self, _: u32) -> Option<Mark> {
         Some(Mark { slot: 99, generation: 1 })
+    }
+    fn running(&mut self) -> Vec<Event> {
+        self.running.clone()
+    }
+    fn adopt(&mut self, _: u32) -> Option<(Mark, Vec<Event>)> {
+        Some((MARK, self.running.clone()))
     }
     fn syscalls_since(&self) -> Option<u64> {
         Some(5_000_000)
@@ -175,6 +182,36 @@ fn an_agent_under_a_mark_that_was_given_back_gets_one_of_its_own() {
     let own = Mark { slot: 99, generation: 1 };
     bench.feed_marked(10, own, exit_with(0));
     assert_eq!(bench.told.released, [MARK, own]);
+}
+
+#[test]
+fn what_happens_while_an_agent_is_adopted_is_told_once() {
+    let mut bench = Bench::new();
+    let read = |pid, kind| Event { boot_ns: 50_000_000, process: key(pid), mark: MARK, kind };
+    bench.told.running = vec![
+        read(12, exec_of(11, "/usr/bin/git", &["git"])),
+        read(11, exec_of(10, "/usr/bin/sh", &["sh"])),
+        read(10, exec_of(1, CLAUDE, &["claude"])),
+        read(20, exec_of(1, "/usr/bin/vim", &["vim"])),
+    ];
+    bench.engine.adopt(50_000_000, &mut bench.told);
+    bench.now = 40_000_000;
+    bench.feed(11, fork_of(12)); // of one that is adopted
+    bench.feed(12, exec_of(11, "/usr/bin/git", &["git"])); // of the program that was read
+    bench.feed(12, exec_of(11, "/usr/bin/ls", &["ls"])); // and a further one
+    let told: Vec<_> = bench.processes().iter().map(|row| (row.pid, row.how, row.state, row.depth)).collect();
+    let wanted = [
+        (10, "adopted", "running", 0),
+        (11, "adopted", "running", 1),
+        (12, "exec", "replaced", 2),
+        (12, "exec", "running", 2),
+    ];
+    assert_eq!(told, wanted);
+    assert_eq!((bench.agents().len(), bench.agents()[0].processes), (1, 3));
+    for pid in [12, 11, 10] {
+        bench.feed(pid, exit_with(0));
+    }
+    assert_eq!((&*bench.told.released, bench.told.live), (&[MARK][..], 0));
 }
 
 #[test]
