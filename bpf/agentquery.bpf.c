@@ -21,6 +21,7 @@
 #include "calls.h"
 #include "files.h"
 #include "sockets.h"
+#include "adopt.h"
 
 /* Attached while an agent lives. By the exit the kernel has read the user's strings, so their pages are there, and the
  * result is known. Threads of no agent leave after the number's look-up and one of task storage. */

@@ -6,6 +6,7 @@
 #define CALLS 512
 #define AT_FDCWD -100
 #define TS_COMPAT 2 /* arch/x86/include/asm/thread_info.h */
+#define TIF_32BIT 22 /* arch/arm64/include/asm/thread_info.h */
 
 enum operation {
 	OP_NONE,
@@ -26,6 +27,7 @@ enum operation {
 	OP_RMDIR,
 	OP_RENAME,
 	OP_RENAMEAT,
+	OP_RENAMEAT2,
 	OP_LINK,
 	OP_LINKAT,
 	OP_SYMLINK,
@@ -34,8 +36,10 @@ enum operation {
 	OP_MKDIRAT,
 	OP_CHMOD,
 	OP_FCHMODAT,
+	OP_FCHMODAT2,
 	OP_FCHMOD,
 	OP_CHOWN,
+	OP_LCHOWN,
 	OP_FCHOWNAT,
 	OP_FCHOWN,
 	OP_TRUNCATE,
@@ -64,7 +68,7 @@ static const volatile __u8 native_calls[CALLS] = {
 	[__NR_mkdir] = OP_MKDIR,
 	[__NR_chmod] = OP_CHMOD,
 	[__NR_chown] = OP_CHOWN,
-	[__NR_lchown] = OP_CHOWN,
+	[__NR_lchown] = OP_LCHOWN,
 #endif
 #ifdef __NR_renameat
 	[__NR_renameat] = OP_RENAMEAT,
@@ -90,12 +94,12 @@ static const volatile __u8 native_calls[CALLS] = {
 	[__NR_copy_file_range] = OP_COPY_RANGE,
 	[__NR_splice] = OP_COPY_RANGE,
 	[__NR_unlinkat] = OP_UNLINKAT,
-	[__NR_renameat2] = OP_RENAMEAT,
+	[__NR_renameat2] = OP_RENAMEAT2,
 	[__NR_linkat] = OP_LINKAT,
 	[__NR_symlinkat] = OP_SYMLINKAT,
 	[__NR_mkdirat] = OP_MKDIRAT,
 	[__NR_fchmodat] = OP_FCHMODAT,
-	[452 /* fchmodat2, 6.6 */] = OP_FCHMODAT,
+	[452 /* fchmodat2, 6.6 */] = OP_FCHMODAT2,
 	[__NR_fchmod] = OP_FCHMOD,
 	[__NR_fchownat] = OP_FCHOWNAT,
 	[__NR_fchown] = OP_FCHOWN,
@@ -115,7 +119,7 @@ static const volatile __u8 compat_calls[CALLS] = {
 	[9 /* link */] = OP_LINK,
 	[10 /* unlink */] = OP_UNLINK,
 	[15 /* chmod */] = OP_CHMOD,
-	[16 /* lchown16 */] = OP_CHOWN,
+	[16 /* lchown16 */] = OP_LCHOWN,
 	[38 /* rename */] = OP_RENAME,
 	[39 /* mkdir */] = OP_MKDIR,
 	[40 /* rmdir */] = OP_RMDIR,
@@ -136,7 +140,7 @@ static const volatile __u8 compat_calls[CALLS] = {
 	[187 /* sendfile */] = OP_SENDFILE,
 	[193 /* truncate64 */] = OP_TRUNCATE,
 	[194 /* ftruncate64 */] = OP_FTRUNCATE,
-	[198 /* lchown */] = OP_CHOWN,
+	[198 /* lchown */] = OP_LCHOWN,
 	[207 /* fchown */] = OP_FCHOWN,
 	[212 /* chown */] = OP_CHOWN,
 	[221 /* fcntl64 */] = OP_FCNTL,
@@ -153,14 +157,14 @@ static const volatile __u8 compat_calls[CALLS] = {
 	[330 /* dup3 */] = OP_DUP,
 	[333 /* preadv */] = OP_READ,
 	[334 /* pwritev */] = OP_WRITE,
-	[353 /* renameat2 */] = OP_RENAMEAT,
+	[353 /* renameat2 */] = OP_RENAMEAT2,
 	[362 /* connect */] = OP_CONNECT,
 	[377 /* copy_file_range */] = OP_COPY_RANGE,
 	[378 /* preadv2 */] = OP_READ,
 	[379 /* pwritev2 */] = OP_WRITE,
 	[436 /* close_range */] = OP_CLOSE_RANGE,
 	[437 /* openat2 */] = OP_OPENAT2,
-	[452 /* fchmodat2 */] = OP_FCHMODAT,
+	[452 /* fchmodat2 */] = OP_FCHMODAT2,
 };
 #endif
 
@@ -184,7 +188,9 @@ static __always_inline enum operation operation_of(struct task_struct *task, str
 #else
 	__u32 number = regs->syscallno;
 
-	*compat = false; /* an AArch32 task's numbers are not told apart by this field: CONFIG_COMPAT is rare on servers */
+	*compat = false;
+	if (task->thread_info.flags & (1ul << TIF_32BIT)) /* an AArch32 program, whose numbers are those of 32-bit ARM */
+		return OP_UNSUPPORTED;
 	if (number >= CALLS)
 		return OP_NONE;
 	return native_calls[number & (CALLS - 1)];

@@ -28,6 +28,8 @@
 #define AQ_CANDIDATE 2 /* exec: the path or an argument holds a literal of a signature */
 #define AQ_SEEN 4      /* close: seen at the call, not inferred later */
 #define AQ_UNTRACKED 8 /* open: the table of open files is full, no close will come */
+#define AQ_FOLLOWED 16 /* change: of what the name points to, where it is a symlink */
+#define AQ_EXCHANGED 32 /* change: a rename that was one the other way as well */
 
 /* State of a slot. */
 #define AQ_SLOT_FREE 0

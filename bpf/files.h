@@ -14,7 +14,10 @@
 #define FMODE_CREATED 0x100000
 #define O_TRUNC 01000
 #define EBADF 9
+#define AT_SYMLINK_NOFOLLOW 0x100
 #define AT_REMOVEDIR 0x200
+#define AT_SYMLINK_FOLLOW 0x400
+#define RENAME_EXCHANGE 2
 #define F_DUPFD 0
 #define F_DUPFD_CLOEXEC 1030
 #define PROC_SUPER_MAGIC 0x9fa0
@@ -30,6 +33,8 @@ static __always_inline bool is_alive(__u64 address, const struct aq_file *entry)
 	struct file *file = (struct file *)address;
 	long references;
 
+	if (address == entry->open_id)
+		return false; /* its end waits to be told */
 	if ((__u64)BPF_CORE_READ(file, f_inode) != entry->inode)
 		return false;
 	if (bpf_core_field_exists(struct file___ref, f_ref)) {
@@ -39,31 +44,41 @@ static __always_inline bool is_alive(__u64 address, const struct aq_file *entry)
 	return BPF_CORE_READ(file, f_count.counter) > 0;
 }
 
-/* The end of an open, in the name of the process that opened. */
-static __always_inline void submit_close(const struct aq_file *entry, __u32 flags)
+/* The end of an open, in the name of the process that opened. Counted only when it is offered to the ring. */
+static __always_inline bool submit_close(const struct aq_file *entry, __u32 flags)
 {
 	struct aq_close record = {};
 
-	COUNT(AQ_CLOSE, seen);
 	begin_as(&record.header, AQ_CLOSE, &entry->owner);
+	if (admit(record.header.slot, record.header.boot_ns) != ADMITTED)
+		return false;
+	COUNT(AQ_CLOSE, seen);
 	record.header.flags = flags;
+	record.header.sequence = next_sequence(RECORDS);
 	record.open_id = entry->open_id;
 	record.bytes_read = entry->bytes_read;
 	record.bytes_written = entry->bytes_written;
-	submit(&record.header, sizeof(record), false);
+	return put(&record.header, sizeof(record), false);
 }
 
-static __always_inline void end_file(__u64 address, __u32 flags)
+/* An end that cannot be told now is kept, under a key that no struct file has, until a sweep can tell it: without it
+ * the file would be shown as open for ever. */
+static __always_inline void end_file(__u64 key, __u32 flags)
 {
-	struct aq_file *found = bpf_map_lookup_elem(&files, &address);
+	struct aq_file *found = bpf_map_lookup_elem(&files, &key);
 	struct aq_file entry;
 
 	if (!found)
 		return;
 	entry = *found;
 	/* Whoever deletes it reports it: two CPUs may come here at once. */
-	if (bpf_map_delete_elem(&files, &address) == 0)
-		submit_close(&entry, flags);
+	if (bpf_map_delete_elem(&files, &key) || submit_close(&entry, flags))
+		return;
+	key = entry.open_id;
+	if (bpf_map_update_elem(&files, &key, &entry, BPF_ANY)) {
+		COUNT(AQ_CLOSE, seen);
+		COUNT(AQ_CLOSE, oversized); /* no room: others have taken its place meanwhile */
+	}
 }
 
 static __always_inline void handle_open(struct task_struct *task, const struct mark *mark, const struct call *call, int fd)
@@ -129,9 +144,11 @@ static __always_inline void handle_open(struct task_struct *task, const struct m
 	bpf_map_update_elem(&descriptors, &key, &address, BPF_ANY);
 	if (at > AQ_DATA_MAX) {
 		COUNT(AQ_OPEN, oversized);
+		bpf_map_delete_elem(&files, &address);
 		return;
 	}
-	submit(&record->header, AQ_TEXT + at, false);
+	if (!submit(&record->header, AQ_TEXT + at, false))
+		bpf_map_delete_elem(&files, &address); /* nobody waits for its end */
 }
 
 /* A descriptor has gone; its file too, when it was the last reference. */
@@ -230,6 +247,7 @@ static __always_inline __u32 append_base(struct record *record, __u32 which, __u
 struct names {
 	__u32 what;
 	__u32 mode;
+	__u32 flags; /* of the record */
 	int dirfd;
 	int dest_dirfd;
 	__u64 name;
@@ -245,6 +263,7 @@ static __always_inline bool names_of(const struct call *call, struct names *name
 	names->name = a[0];
 	names->dest_name = 0;
 	names->mode = 0xffffffff;
+	names->flags = 0;
 	switch (call->operation) {
 	case OP_UNLINK:
 		names->what = AQ_DELETE;
@@ -262,8 +281,13 @@ static __always_inline bool names_of(const struct call *call, struct names *name
 		names->dest_name = a[1];
 		return true;
 	case OP_RENAMEAT:
+	case OP_RENAMEAT2:
 	case OP_LINKAT:
 		names->what = call->operation == OP_LINKAT ? AQ_LINK : AQ_RENAME;
+		if (call->operation == OP_RENAMEAT2 && (a[4] & RENAME_EXCHANGE))
+			names->flags = AQ_EXCHANGED;
+		if (call->operation == OP_LINKAT && (a[4] & AT_SYMLINK_FOLLOW))
+			names->flags = AQ_FOLLOWED;
 		names->dirfd = a[0];
 		names->name = a[1];
 		names->dest_dirfd = a[2];
@@ -295,9 +319,13 @@ static __always_inline bool names_of(const struct call *call, struct names *name
 	case OP_CHMOD:
 		names->what = AQ_CHMOD;
 		names->mode = a[1];
+		names->flags = AQ_FOLLOWED;
 		return true;
-	case OP_FCHMODAT:
+	case OP_FCHMODAT: /* has no flags */
+	case OP_FCHMODAT2:
 		names->what = AQ_CHMOD;
+		if (call->operation == OP_FCHMODAT || !(a[3] & AT_SYMLINK_NOFOLLOW))
+			names->flags = AQ_FOLLOWED;
 		names->dirfd = a[0];
 		names->name = a[1];
 		names->mode = a[2];
@@ -309,10 +337,15 @@ static __always_inline bool names_of(const struct call *call, struct names *name
 		names->mode = a[1];
 		return true;
 	case OP_CHOWN:
+		names->flags = AQ_FOLLOWED;
+		/* fallthrough */
+	case OP_LCHOWN:
 		names->what = AQ_CHOWN;
 		return true;
 	case OP_FCHOWNAT:
 		names->what = AQ_CHOWN;
+		if (!(a[4] & AT_SYMLINK_NOFOLLOW))
+			names->flags = AQ_FOLLOWED;
 		names->dirfd = a[0];
 		names->name = a[1];
 		return true;
@@ -323,6 +356,7 @@ static __always_inline bool names_of(const struct call *call, struct names *name
 		return true;
 	case OP_TRUNCATE:
 		names->what = AQ_TRUNCATE;
+		names->flags = AQ_FOLLOWED;
 		return true;
 	case OP_FTRUNCATE:
 		names->what = AQ_TRUNCATE;
@@ -350,6 +384,7 @@ static __always_inline void handle_change(struct task_struct *task, const struct
 	}
 	COUNT(AQ_CHANGE, seen);
 	begin(&record->header, AQ_CHANGE, task, mark);
+	record->header.flags = names.flags;
 	record->change.what = names.what;
 	record->change.mode = names.mode == 0xffffffff ? names.mode : names.mode & 07777;
 	record->change.uid = BPF_CORE_READ(task, real_cred, uid.val);

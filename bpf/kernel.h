@@ -20,7 +20,8 @@ typedef struct {
 } atomic_long_t;
 
 struct thread_info {
-	__u32 status;
+	__u32 status; /* x86 */
+	unsigned long flags;
 };
 
 struct qstr {
@@ -193,6 +194,7 @@ struct sock_common {
 	__u16 skc_dport;
 	__u16 skc_num;
 	__u16 skc_family;
+	volatile unsigned char skc_state;
 	possible_net_t skc_net;
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
@@ -225,6 +227,13 @@ struct bpf_iter_meta {
 struct bpf_iter__task {
 	struct bpf_iter_meta *meta;
 	struct task_struct *task;
+};
+
+struct bpf_iter__task_file {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+	__u32 fd;
+	struct file *file;
 };
 
 #pragma clang attribute pop

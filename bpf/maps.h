@@ -15,6 +15,7 @@
 struct mark {
 	__u32 slot;
 	__u32 generation;
+	__u32 exits; /* of a process's first thread: how many of its threads found that they are the last */
 };
 
 struct {
@@ -72,7 +73,7 @@ struct {
 	__type(value, struct aq_control);
 } control SEC(".maps");
 
-/* Open files by the address of their struct file. */
+/* Open files by the address of their struct file, and by their open_id those that have ended but could not be told. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, FILES_MAX);
@@ -99,7 +100,8 @@ struct {
 /* The record being made. One for each program that can interrupt, or be interrupted by, another. */
 #define SCRATCH_EXEC 0
 #define SCRATCH_CALL 1
-#define SCRATCHES 2
+#define SCRATCH_ADOPT 2
+#define SCRATCHES 3
 
 struct record {
 	union {
@@ -224,29 +226,29 @@ static __always_inline bool take_token(__u32 index, __u64 now)
 	return true;
 }
 
-/*
- * Offers a record to the ring. File records stop when it is three quarters full, so that exec, exit and connect keep
- * the rest, and wake the recorder only when much is waiting. The others are urgent and wake it at once, but for forks:
- * an exec or an exit follows each, and a wakeup costs more than the record.
- */
-static __always_inline bool submit(struct aq_header *header, __u32 length, bool urgent)
+#define ADMITTED 0
+#define RING_FULL 1
+#define THROTTLED 2
+
+/* Whether a file's record may be sent: these stop when the ring is three quarters full, so that exec, exit and connect
+ * keep the rest, and when the tree has no token, which is taken here. */
+static __always_inline int admit(__u32 slot, __u64 now)
 {
-	__u64 waiting = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
+	if (bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) > RING_BYTES / 4 * 3)
+		return RING_FULL;
+	return take_token(slot, now) ? ADMITTED : THROTTLED;
+}
+
+/*
+ * Puts a record into the ring. Those of files wake the recorder only when much is waiting. The others are urgent and
+ * wake it at once, but for forks: an exec or an exit follows each, and a wakeup costs more than the record.
+ */
+static __always_inline bool put(struct aq_header *header, __u32 length, bool urgent)
+{
 	__u64 flags = BPF_RB_FORCE_WAKEUP;
 
 	header->length = length;
-	header->sequence = next_sequence(RECORDS);
-	if (!urgent) {
-		if (waiting > RING_BYTES / 4 * 3) {
-			COUNT(header->kind, ring_full);
-			return false;
-		}
-		if (!take_token(header->slot, header->boot_ns)) {
-			COUNT(header->kind, throttled);
-			return false;
-		}
-	}
-	if ((!urgent || header->kind == AQ_FORK) && waiting < 256 * 1024)
+	if ((!urgent || header->kind == AQ_FORK) && bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) < 256 * 1024)
 		flags = BPF_RB_NO_WAKEUP;
 	if (bpf_ringbuf_output(&events, header, length, flags)) {
 		COUNT(header->kind, ring_full);
@@ -254,6 +256,23 @@ static __always_inline bool submit(struct aq_header *header, __u32 length, bool 
 	}
 	COUNT(header->kind, submitted);
 	return true;
+}
+
+/* Offers a record to the ring: an urgent one whenever it fits, others when they are admitted. */
+static __always_inline bool submit(struct aq_header *header, __u32 length, bool urgent)
+{
+	header->sequence = next_sequence(RECORDS);
+	if (!urgent) {
+		switch (admit(header->slot, header->boot_ns)) {
+		case RING_FULL:
+			COUNT(header->kind, ring_full);
+			return false;
+		case THROTTLED:
+			COUNT(header->kind, throttled);
+			return false;
+		}
+	}
+	return put(header, length, urgent);
 }
 
 #endif

@@ -50,8 +50,10 @@ int BPF_PROG(on_newtask, struct task_struct *child, __u64 clone_flags)
 	if (!slot || slot->state == AQ_SLOT_FREE)
 		return 0;
 	own = bpf_task_storage_get(&marks, child, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (own)
+	if (own) {
 		*own = mark;
+		own->exits = 0;
+	}
 	if (!is_shown(slot) || (clone_flags & CLONE_THREAD) || child->tgid != child->pid)
 		return 0;
 	COUNT(AQ_FORK, seen);
@@ -199,6 +201,7 @@ static __always_inline bool mark_provisional(struct task_struct *task, struct ma
 	slot->refilled_ns = bpf_ktime_get_boot_ns();
 	slot->state = AQ_SLOT_PROVISIONAL;
 	mark->generation = slot->generation;
+	mark->exits = 0;
 	*own = *mark;
 	return true;
 }
@@ -212,6 +215,23 @@ static __always_inline void unmark(struct mark *mark)
 		return;
 	slot->state = AQ_SLOT_FREE;
 	bpf_map_push_elem(&free_slots, &mark->slot, 0);
+}
+
+/* What an exec says of the process, but for its texts. */
+static __always_inline void describe(struct record *record, struct task_struct *task)
+{
+	struct tty_struct *tty = BPF_CORE_READ(task, signal, tty);
+
+	record->exec.cgroup_id = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
+	record->exec.parent = BPF_CORE_READ(task, real_parent, tgid);
+	record->exec.ns_pid = ns_pid_of(task);
+	record->exec.uid = BPF_CORE_READ(task, real_cred, uid.val);
+	record->exec.gid = BPF_CORE_READ(task, real_cred, gid.val);
+	record->exec.mount_ns = BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
+	record->exec.padding = 0;
+	record->exec.tty[0] = 0;
+	bpf_probe_read_kernel_str(record->exec.tty, sizeof(record->exec.tty),
+				  tty ? (void *)tty + bpf_core_field_offset(struct tty_struct, name) : NULL);
 }
 
 /* begin_new_exec is done: the new image and its arguments are in place, and were just written, so they can be read. */
@@ -255,16 +275,7 @@ int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm
 	begin(&record->header, AQ_EXEC, task, &mark);
 	if (candidate)
 		record->header.flags |= AQ_CANDIDATE;
-	record->exec.cgroup_id = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
-	record->exec.parent = task->real_parent->tgid;
-	record->exec.ns_pid = ns_pid_of(task);
-	record->exec.uid = BPF_CORE_READ(task, real_cred, uid.val);
-	record->exec.gid = BPF_CORE_READ(task, real_cred, gid.val);
-	record->exec.mount_ns = BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
-	record->exec.padding = 0;
-	record->exec.tty[0] = 0;
-	bpf_probe_read_kernel_str(record->exec.tty, sizeof(record->exec.tty), BPF_CORE_READ(task, signal, tty) ?
-			      (void *)BPF_CORE_READ(task, signal, tty) + bpf_core_field_offset(struct tty_struct, name) : NULL);
+	describe(record, task);
 
 	walk_file(which, image);
 	record->exec.path_length = append_path(record, which, &at);
@@ -310,15 +321,20 @@ oversized:
 	return 0;
 }
 
-/* do_exit: signal->live has been counted down, so zero means the last thread. */
+/* do_exit: signal->live has been counted down, so zero means that no thread is left. Threads that end at once may all
+ * find it zero: the first of them tells. The first thread of the process, on which they agree, is there until all have
+ * ended (delay_group_leader). */
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(on_exit, struct task_struct *task)
 {
 	struct aq_exit record = {};
-	struct mark mark;
+	struct mark mark, *of_process;
 	struct aq_slot *slot = slot_of(task, &mark);
 
 	if (!is_shown(slot) || BPF_CORE_READ(task, signal, live.counter) != 0)
+		return 0;
+	of_process = bpf_task_storage_get(&marks, task->group_leader, NULL, 0);
+	if (of_process && __sync_fetch_and_add(&of_process->exits, 1) != 0)
 		return 0;
 	COUNT(AQ_EXIT, seen);
 	begin(&record.header, AQ_EXIT, task, &mark);
@@ -328,37 +344,6 @@ int BPF_PROG(on_exit, struct task_struct *task)
 	else
 		record.status = BPF_CORE_READ(task, group_leader, exit_code);
 	submit(&record.header, sizeof(record), true);
-	return 0;
-}
-
-/* Run by the recorder: marks a process, its threads and its descendants as the control says. */
-SEC("iter/task")
-int mark_tree(struct bpf_iter__task *context)
-{
-	struct task_struct *task = context->task, *above;
-	struct aq_control *asked = control_now();
-	struct mark *own;
-	int i;
-
-	if (!task || !asked || asked->mark_root == 0)
-		return 0;
-	above = task;
-	for (i = 0; i < 64; i++) {
-		__u32 pid = BPF_CORE_READ(above, tgid);
-
-		if (pid == asked->mark_root)
-			break;
-		if (pid <= 1)
-			return 0;
-		above = BPF_CORE_READ(above, real_parent);
-	}
-	if (i == 64)
-		return 0;
-	own = bpf_task_storage_get(&marks, task, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (own) {
-		own->slot = asked->mark_slot;
-		own->generation = asked->mark_generation;
-	}
 	return 0;
 }
 

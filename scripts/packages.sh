@@ -23,6 +23,7 @@ lint_packages() {
 test_packages() {
     want git command -v git
     want iproute2 command -v ip
+    want less command -v less
     want python3 command -v python3
     want python3-venv python3 -c 'import ensurepip, venv'
     want util-linux command -v unshare

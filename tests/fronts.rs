@@ -3,15 +3,16 @@
 //!
 //! Rows come from a fixture, so that these tests run on any machine with Python.
 #![cfg(unix)]
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // a test may end at once
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::cast_precision_loss)] // a test may end at once
 
 mod fixture;
+#[path = "support/osquery.rs"]
+mod osquery;
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::sync::OnceLock;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use agentquery::osquery::client::Client;
@@ -19,25 +20,8 @@ use agentquery::osquery::{Access, Server, Source, Stop, extension, manager};
 use agentquery::shell::format::{Mode, Writer};
 use agentquery::shell::{Backend, Engine, Limits};
 use agentquery::tables::Viewer;
-use serde_json::Value;
-
-fn tests() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests")
-}
-
-fn text(output: Output) -> String {
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}\n{errors}", output.status);
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn python(arguments: &[&str]) -> Command {
-    static PYTHON: OnceLock<String> = OnceLock::new();
-    let python = PYTHON.get_or_init(|| text(Command::new(tests().join("python-venv.sh")).output().unwrap()));
-    let mut command = Command::new(python.trim());
-    command.arg(tests().join("manager.py")).args(arguments);
-    command
-}
+use osquery::{Core, python, tests, text};
+use serde_json::{Value, json as value};
 
 fn agentquery() -> Command {
     Command::new(env!("CARGO_BIN_EXE_agentquery"))
@@ -148,20 +132,12 @@ fn osquerys_own_client_asks_a_server() {
 }
 
 #[test]
-fn the_extension_lives_as_osquery_wants_it() {
-    let directory = tempfile::tempdir().unwrap();
-    let program = directory.path().join("agentquery.ext");
-    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_agentquery"), &program).unwrap();
-    let socket = directory.path().join("osquery.em");
-    text(python(&["life", socket.to_str().unwrap(), program.to_str().unwrap()]).output().unwrap());
-}
-
-#[test]
 fn an_extension_without_a_manager_says_so() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("nobody.em");
-    let output =
-        agentquery().args(["extension", "--timeout", "1", "--socket", socket.to_str().unwrap()]).output().unwrap();
+    let mut command = agentquery();
+    command.args(["extension", "--timeout", "1", "--socket", socket.to_str().unwrap()]);
+    let output = command.env("AGENTQUERY_STATE_DIR", directory.path().join("state")).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("nobody.em"));
 }
@@ -240,4 +216,134 @@ fn a_result_without_end_is_an_error() {
     let sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT hex(zeroblob(100000)) FROM n";
     let error = Client::new(server.path()).query(sql).unwrap_err();
     assert!(error.to_string().contains("48 MB"), "{error}");
+}
+
+#[test]
+fn held_connections_keep_nobody_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = serve(directory.path(), 10);
+    let connect = |bytes: &[u8]| {
+        let mut stream = UnixStream::connect(server.path()).unwrap();
+        // One that is dropped at once is no matter.
+        let _ = stream.write_all(bytes);
+        stream
+    };
+    let asked = || Client::new(server.path()).columns("SELECT 1");
+    let answers = |what: &str| {
+        let began = Instant::now();
+        asked().unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert!(began.elapsed() < Duration::from_secs(3), "{what}: {:?}", began.elapsed());
+    };
+    let idle: Vec<_> = (0..200).map(|_| connect(b"")).collect();
+    answers("idle");
+    let half: Vec<_> = (0..200).map(|_| connect(&[0x80, 1, 0])).collect();
+    answers("half a message");
+    // A good query, again and again, and no reply ever taken: each stalls when the socket is full.
+    let sql = "SELECT hex(zeroblob(150000)) AS a";
+    let length = u8::try_from(sql.len()).unwrap();
+    let query = [&[0x80, 1, 0, 1, 0, 0, 0, 5][..], b"query", &[0, 0, 0, 1, 11, 0, 1, 0, 0, 0, length]].concat();
+    let query = [&query, sql.as_bytes(), &[0]].concat();
+    let deaf: Vec<_> = (0..200).map(|_| connect(&query)).collect();
+    // While all are still at work on the queries, one more is refused.
+    let began = Instant::now();
+    while asked().is_err() {
+        assert!(began.elapsed() < Duration::from_secs(10), "replies that nobody takes keep others out");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    answers("replies that nobody takes");
+    // And nobody is dropped without need.
+    let mut living = 0;
+    for stream in idle.iter().chain(&half).chain(&deaf) {
+        stream.set_nonblocking(true).unwrap();
+        let mut byte = [0];
+        let read = (&*stream).read(&mut byte);
+        living +=
+            usize::from(!matches!(read, Ok(0)) && !read.is_err_and(|e| e.kind() != std::io::ErrorKind::WouldBlock));
+    }
+    assert!(living >= 32, "{living}");
+    // The server takes its idle connections with it.
+    let last = connect(b"");
+    drop(server);
+    last.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let ended = (&last).read(&mut [0]);
+    assert!(!ended.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
+}
+
+#[test]
+fn a_join_over_osquery_is_two_reads_at_most() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("osquery.em");
+    let mut core = Core::start(&socket);
+    let store = fixture::store(2000);
+    let (source, stop) = (Source::of(store.clone()), Stop::default());
+    let options = extension::Options { socket, timeout: Duration::from_secs(30), interval: Duration::from_secs(3) };
+    let ended = stop.clone();
+    let serving = std::thread::spawn(move || extension::run(&options, &source, &ended));
+    core.tell("back", &value!([20]));
+    for table in agentquery::tables::all() {
+        let (name, columns) = (table.info().name, table.columns());
+        // By a number where there is one, else by a text; the list is on another column.
+        let has = |wanted: &&&str| columns.iter().any(|column| column.name == **wanted);
+        let by = ["pid", "agent", "event"].iter().find(has).unwrap();
+        let list = ["eid", "agent_id", "rules", "seen"].iter().find(has).unwrap();
+        let values: Vec<_> = (0..200).map(|pid| pid.to_string()).collect();
+        let in_list: Vec<_> = (0..500).map(|i| (2, (fixture::EID + 1000 + i).to_string())).collect();
+        let list = value!({*list: in_list});
+        let mut reads = |calls: &Value| {
+            let before = store.reads();
+            let seconds = core.tell("join", calls).as_f64().unwrap();
+            (store.reads() - before, seconds)
+        };
+        // A read is shared for 200 ms: a machine that is too busy for a join in twice that gets one for each 200 ms.
+        let join = value!([name, by, values, {}]);
+        for again in (0..4).rev() {
+            let (taken, seconds) = reads(&join);
+            assert!(taken as f64 <= seconds / 0.2 + 1.0, "{name}: {taken} in {seconds} s");
+            if taken <= 2 || again == 0 {
+                break;
+            }
+        }
+        let (taken, seconds) = reads(&value!([name, by, values, list]));
+        assert!(taken as f64 <= seconds / 0.2 + 1.0, "{name} with a list: {taken} in {seconds} s");
+        let (taken, _) = reads(&value!([name, by, ["100"], list]));
+        assert!(taken <= 1, "{name}, a list: {taken}");
+    }
+    assert!(store.reads() >= 7, "reads are not counted");
+    stop.request();
+    serving.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_slow_generate_ends_and_keeps_no_ping_waiting() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("osquery.em");
+    let mut core = Core::start(&socket);
+    let (source, stop) = (Source::of(fixture::store(20_000)), Stop::default());
+    let options = extension::Options {
+        socket: socket.clone(),
+        timeout: Duration::from_secs(30),
+        interval: Duration::from_secs(3),
+    };
+    let ended = stop.clone();
+    let serving = std::thread::spawn(move || extension::run(&options, &source, &ended));
+    core.tell("back", &value!([20]));
+    let uuid = core.uuid().unwrap();
+    let began = Instant::now();
+    core.begin("slow", &value!(["/work/a10000.rs"]));
+    let asking = Client::new(&socket.with_file_name(format!("osquery.em.{uuid}")));
+    let mut longest = Duration::ZERO;
+    while began.elapsed() < Duration::from_secs(3) {
+        let asked = Instant::now();
+        // An extension knows no queries; that it says so is an answer as quick as a ping.
+        let error = asking.query("SELECT 1").unwrap_err().to_string();
+        assert!(error.contains("query"), "{error}");
+        longest = longest.max(asked.elapsed());
+    }
+    let error = core.end().unwrap_err();
+    let taken = began.elapsed();
+    assert!(error.contains("agent_file_ops: stopped"), "{error}");
+    assert!((4.5..8.0).contains(&taken.as_secs_f64()), "{taken:?}");
+    assert!(longest < Duration::from_secs(1), "{longest:?}");
+    stop.request();
+    serving.join().unwrap().unwrap();
 }

@@ -153,6 +153,183 @@ P"#;
 }
 
 #[test]
+fn every_open_ends_though_the_ring_was_full_when_it_was_closed() {
+    if !can_record("every_open_ends_though_the_ring_was_full_when_it_was_closed") {
+        return;
+    }
+    let recorder = Recorder::start(&["--syscalls", "always"]);
+    let agent = Agent::new();
+    // Nobody empties the ring: it fills, and then files are closed whose opens are in it.
+    recorder.signal(libc::SIGSTOP);
+    let script = r#"python3 - <<'P'
+import os
+held = [os.open(f"held{n}", os.O_CREAT | os.O_WRONLY) for n in range(500)]
+for fd in held: os.write(fd, b"abc")
+for n in range(10_000):
+    os.close(os.open("storm", os.O_CREAT | os.O_WRONLY))
+for fd in held: os.close(fd)
+P"#;
+    let run = agent.run(script);
+    recorder.signal(libc::SIGCONT);
+    let run = run.recorded(&recorder);
+    let full = recorder.value("SELECT sum(ring_full) > 0 FROM agent_collector");
+    assert_eq!(full.as_deref(), Some("1"), "the ring was not full: nothing was tested");
+    let held = format!(
+        "SELECT count(*) FROM agent_file_ops WHERE agent_id = {} AND path LIKE '%/held%' AND operation = 'close' AND \
+         bytes_written = 3",
+        run.id()
+    );
+    assert_eq!(recorder.value(&held).as_deref(), Some("500"));
+    let unended = format!(
+        "SELECT count(*) FROM agent_file_ops WHERE agent_id = {} AND path LIKE '{}/%' AND operation != 'close' AND eid \
+         NOT IN (SELECT open_eid FROM agent_file_ops WHERE operation = 'close')",
+        run.id(),
+        agent.work().display()
+    );
+    assert_eq!(recorder.value(&unended).as_deref(), Some("0"));
+}
+
+#[test]
+fn processes_have_their_row_and_their_end_though_fork_and_exit_were_lost() {
+    if !can_record("processes_have_their_row_and_their_end_though_fork_and_exit_were_lost") {
+        return;
+    }
+    let recorder = Recorder::start(&["--syscalls", "always"]);
+    let agent = Agent::new();
+    // Nobody empties the ring, and long command lines fill it to the brim.
+    recorder.signal(libc::SIGSTOP);
+    let script = r"
+        long=$(printf '%012000d' 1); mkfifo end
+        (read line <end) & early=$!
+        for n in $(seq 300); do /bin/true $long; done
+        echo >end; wait $early
+        (until [ -e go ]; do sleep 0.02; done; echo x > made-by-a-stray) &
+        touch full; wait";
+    let run = std::thread::scope(|scope| {
+        let run = scope.spawn(|| agent.run(script));
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while !agent.work().join("full").exists() {
+            assert!(std::time::Instant::now() < deadline, "the agent does not come to its end");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        recorder.signal(libc::SIGCONT);
+        let lost = "SELECT group_concat(ring_full > 0) FROM (SELECT ring_full FROM agent_collector WHERE event IN \
+                    ('fork', 'exec', 'exit'))";
+        assert_eq!(recorder.value(lost).as_deref(), Some("1,1,1"), "nothing was lost: nothing was tested");
+        let stray = format!(
+            "SELECT count(*) FROM agent_processes WHERE how = 'adopted' AND name = 'claude.exe' AND cwd = '{}'",
+            agent.work().display()
+        );
+        recorder.wait_for(&stray, "1");
+        std::fs::write(agent.work().join("go"), "").unwrap();
+        run.join().unwrap()
+    });
+    let run = run.recorded(&recorder);
+    let of_run = |what: &str| recorder.query(&format!("{what} AND agent_id = {} ORDER BY eid", run.id()));
+    let made =
+        of_run("SELECT process_eid FROM agent_file_ops WHERE operation = 'create' AND path LIKE '%/made-by-a-stray'");
+    assert_eq!(made.len(), 1);
+    let stray = of_run("SELECT * FROM agent_processes WHERE how = 'adopted' AND name = 'claude.exe'");
+    assert_eq!(stray.len(), 1, "{stray:?}");
+    assert_eq!(stray[0]["eid"], made[0]["process_eid"]);
+    assert_eq!((stray[0]["exit_code"].as_deref(), &stray[0]["depth"]), (Some("0"), &Some("1".to_owned())));
+    let unseen =
+        of_run("SELECT pid FROM agent_processes WHERE state = 'exited' AND exit_code IS NULL AND signal IS NULL");
+    assert!(!unseen.is_empty(), "no exit was lost");
+    assert!(of_run("SELECT pid FROM agent_processes WHERE state = 'running'").is_empty());
+}
+
+/// Operation, path and new path of the changes that a script makes in its folder, without the folder.
+fn changes(script: &str) -> Vec<(String, String, String)> {
+    let recorder = recorder();
+    let agent = Agent::new();
+    let run = agent.run(script).recorded(recorder);
+    let sql = format!(
+        "SELECT operation, path, dest_path FROM agent_file_ops WHERE agent_id = {} AND path LIKE '{}/%' AND \
+         open_eid IS NULL AND (operation NOT LIKE 'open%' AND operation != 'create') ORDER BY eid",
+        run.id(),
+        agent.work().display()
+    );
+    let folder = format!("{}/", agent.work().display());
+    let row = |row: support::Row| {
+        let cell = |name: &str| row[name].clone().unwrap_or_default().replace(&folder, "");
+        (cell("operation"), cell("path"), cell("dest_path"))
+    };
+    recorder.query(&sql).into_iter().map(row).collect()
+}
+
+#[test]
+fn a_change_is_of_what_the_kernel_changed() {
+    if !can_record("a_change_is_of_what_the_kernel_changed") {
+        return;
+    }
+    let rows = changes(
+        r"set -e; mkdir d; echo x >d/file; ln -s d/file link; ln -s . here; python3 - <<'P'
+import ctypes, os
+os.chmod('link', 0o600); os.chown('link', 0, 0); os.truncate('link', 0)
+os.lchown('link', 0, 0); os.chown('link', 0, 0, follow_symlinks=False)
+os.chmod('here/link', 0o640); os.chmod('d/file', 0o600)
+ctypes.CDLL(None).linkat(-100, b'link', -100, b'to-file', 0x400); os.link('link', 'to-link')
+P",
+    );
+    let wanted = [
+        ("mkdir", "d", ""),
+        ("symlink", "d/file", "link"),
+        ("symlink", ".", "here"),
+        ("chmod", "d/file", ""),
+        ("chown", "d/file", ""),
+        ("truncate", "d/file", ""),
+        ("chown", "link", ""),
+        ("chown", "link", ""),
+        ("chmod", "d/file", ""),
+        ("chmod", "d/file", ""),
+        ("link", "d/file", "to-file"),
+        ("link", "link", "to-link"),
+    ];
+    // A symlink's row has for its path what the link holds, which lies in no folder.
+    let wanted: Vec<_> = wanted.into_iter().filter(|(operation, ..)| *operation != "symlink").collect();
+    let rows: Vec<_> = rows.iter().map(|(a, b, c)| (a.as_str(), b.as_str(), c.as_str())).collect();
+    assert_eq!(rows, wanted);
+}
+
+#[test]
+fn names_that_change_places_are_two_renames() {
+    if !can_record("names_that_change_places_are_two_renames") {
+        return;
+    }
+    let script = r"echo x >a; echo y >b; python3 - <<'P'
+import ctypes
+libc = ctypes.CDLL(None)
+assert libc.renameat2(-100, b'a', -100, b'b', 2) == 0
+assert libc.renameat2(-100, b'a', -100, b'c', 1) == 0
+P";
+    let rows = changes(script);
+    let rows: Vec<_> = rows.iter().map(|(a, b, c)| (a.as_str(), b.as_str(), c.as_str())).collect();
+    assert_eq!(rows, [("rename", "a", "b"), ("rename", "b", "a"), ("rename", "a", "c")]);
+}
+
+#[test]
+fn a_process_whose_threads_end_at_once_ends_once() {
+    if !can_record("a_process_whose_threads_end_at_once_ends_once") {
+        return;
+    }
+    let recorder = recorder();
+    let agent = Agent::new();
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/programs/threads.c");
+    let program = agent.work().join("threads");
+    assert!(Command::new("cc").args(["-pthread", source, "-o"]).arg(&program).status().unwrap().success());
+    let run = agent.run("./threads 200").recorded(recorder);
+    let sql = format!(
+        "SELECT count(*) AS rows, count(DISTINCT pid) AS pids, sum(exit_code = 7) AS ends FROM agent_processes WHERE \
+         agent_id = {} AND how != 'exec'",
+        run.id()
+    );
+    let row = &recorder.query(&sql)[0];
+    let number = |column: &str| row[column].as_deref().unwrap();
+    assert_eq!((number("rows"), number("pids"), number("ends")), ("200", "200", "200"));
+}
+
+#[test]
 #[cfg(target_arch = "x86_64")]
 fn calls_of_another_abi_are_decoded_with_their_own_table() {
     if !can_record("calls_of_another_abi_are_decoded_with_their_own_table") {
@@ -370,4 +547,58 @@ P";
     let all = format!("SELECT * FROM agent_connections WHERE agent_id = {}", run.id());
     let rows = recorder.query(&all);
     assert_eq!(rows.len(), 2, "{rows:?}");
+}
+
+#[test]
+fn a_connection_that_is_asked_for_again_is_one() {
+    if !can_record("a_connection_that_is_asked_for_again_is_one") {
+        return;
+    }
+    let recorder = recorder();
+    // Refused, and its error fetched by a second connect; made, and found so by a second connect; each then tried anew.
+    let script = r"python3 - <<'P'
+import errno, select, socket
+def ask(address, results):
+    s = socket.socket(); s.setblocking(False)
+    for wanted in results:
+        select.select([], [s], [], 5)
+        got = s.connect_ex(address)
+        assert got in wanted, (got, wanted)
+    s.close()
+listener = socket.socket(); listener.bind(('127.0.0.1', 0)); listener.listen()
+none = socket.socket(); none.bind(('127.0.0.1', 0))
+begins, refused = [errno.EINPROGRESS], [errno.ECONNREFUSED]
+ask(none.getsockname(), [begins, refused, begins, refused])
+ask(listener.getsockname(), [begins, [0, errno.EISCONN], [errno.EISCONN]])
+listener.accept()  # else the end of the listener may reset it
+P";
+    let run = Agent::new().run(script).recorded(recorder);
+    let of_run = format!("FROM agent_connections WHERE agent_id = {}", run.id());
+    recorder.wait_for(&format!("SELECT count(*) {of_run} AND end_time IS NOT NULL"), "3");
+    let rows = recorder.query(&format!("SELECT state, error {of_run} ORDER BY eid"));
+    let rows: Vec<_> = rows.iter().map(|row| (row["state"].as_deref(), row["error"].as_deref())).collect();
+    let refused = (Some("failed"), Some("ECONNREFUSED"));
+    assert_eq!(rows, [refused, refused, (Some("closed"), None)]);
+}
+
+#[test]
+fn the_version_of_an_agent_in_a_mount_namespace_is_the_one_there() {
+    if !can_record("the_version_of_an_agent_in_a_mount_namespace_is_the_one_there") {
+        return;
+    }
+    let recorder = recorder();
+    let agent = Agent::new();
+    let package = agent.shell().parent().unwrap().parent().unwrap().to_owned();
+    let script = format!(
+        "set -e; mkdir -p {0}/other; echo '{{\"version\": \"9.8.7\"}}' >{0}/other/package.json
+         mount --bind {0}/other/package.json {0}/package.json; exec {1} -c 'echo $$; sleep 0.2'",
+        package.display(),
+        agent.shell().display()
+    );
+    let output = Command::new("unshare").args(["-m", "bash", "-c", &script]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let pid = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
+    Run { pid }.recorded(recorder);
+    let version = recorder.value(&format!("SELECT version FROM ai_agents WHERE pid = {pid} ORDER BY time_ns DESC"));
+    assert_eq!(version.as_deref(), Some("9.8.7"));
 }

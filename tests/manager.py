@@ -1,15 +1,14 @@
 """osquery's manager, made of the classes of the PyPI package osquery: the protocol as a third party speaks it.
 
   manager.py rows SOCKET QUERIES CONTEXTS   drives a registered extension as the core does; prints the queries' rows
-  manager.py life SOCKET PROGRAM            starts the program as the core does, and plays the core's moods
+  manager.py serve SOCKET                   plays the core, with its moods, by commands on stdin
   manager.py query SOCKET SQL               asks a manager; prints the rows
 """
 
 import json
+import logging
 import os
-import signal
 import sqlite3
-import subprocess
 import sys
 import threading
 import time
@@ -20,7 +19,45 @@ from thrift.protocol import TBinaryProtocol
 from thrift.server import TServer
 from thrift.transport import TSocket, TTransport
 
+# A connection that fails is said by its exception.
+logging.getLogger("thrift").setLevel(logging.CRITICAL)
+
 OPERATORS = {2: "=", 4: ">", 8: "<=", 16: "<", 32: ">=", 65: "LIKE", 66: "GLOB", 68: "!=", 69: "IS NOT", 72: "IS"}
+
+
+class Server(TServer.TThreadedServer):
+    """A connection a thread, a message a connection, and what becomes of the reply is a matter of mood."""
+
+    mood = "well"
+
+    def hold(self):
+        mood = self.mood
+        while self.mood == mood:
+            time.sleep(0.02)
+
+    def handle(self, client):
+        reply = TTransport.TMemoryBuffer()
+        try:
+            self.processor.process(
+                TBinaryProtocol.TBinaryProtocol(TTransport.TBufferedTransport(client)),
+                TBinaryProtocol.TBinaryProtocol(reply),
+            )
+            reply = reply.getvalue()
+            if self.mood == "mute":
+                self.hold()
+            elif self.mood == "garbage":
+                client.write(os.urandom(1000))
+            elif self.mood == "half":
+                client.write(reply[: len(reply) // 2])
+            elif self.mood == "half, and waits":
+                client.write(reply[: len(reply) // 2])
+                self.hold()
+            else:
+                client.write(reply)
+        except (TTransport.TTransportException, OSError):
+            pass
+        finally:
+            client.close()
 
 
 class Manager:
@@ -33,14 +70,10 @@ class Manager:
         self.refusals = 0
         self.refused = 0
         self.next_uuid = 41
-        processor = ExtensionManager.Processor(self)
-        self.server = TServer.TThreadedServer(
-            processor,
-            TSocket.TServerSocket(unix_socket=path),
-            TTransport.TBufferedTransportFactory(),
-            TBinaryProtocol.TBinaryProtocolFactory(),
-            daemon=True,
-        )
+        # A mood that begins with the next registration.
+        self.from_now_on = None
+        listener = TSocket.TServerSocket(unix_socket=path)
+        self.server = Server(ExtensionManager.Processor(self), listener, daemon=True)
         threading.Thread(target=self.server.serve, daemon=True).start()
 
     def ping(self):
@@ -54,8 +87,11 @@ class Manager:
         return {}
 
     def registerExtension(self, info, registry):
+        self.server.mood = self.from_now_on or self.server.mood
+        self.from_now_on = None
         with self.lock:
-            if self.refused < self.refusals:
+            known = any(other.name == info.name for other, _ in self.registered.values())
+            if known or self.refused < self.refusals:
                 self.refused += 1
                 return ExtensionStatus(code=1, message="Duplicate extension registered", uuid=0)
             self.next_uuid += 1
@@ -94,8 +130,6 @@ class Plugin:
     def __init__(self, path, uuid, registry):
         self.path = f"{path}.{uuid}"
         self.tables = registry["table"]
-        # The socket's name has the uuid in it, so it can only be made after the registration.
-        assert appears(self.path), self.path
 
     def call(self, ask):
         transport = TTransport.TBufferedTransport(TSocket.TSocket(unix_socket=self.path))
@@ -233,6 +267,8 @@ def rows(path, queries, contexts):
     ((uuid, (info, registry)),) = registered.items()
     assert info.name == "agentquery", info
     plugin = Plugin(path, uuid, registry)
+    # The socket's name has the uuid in it, so it can only be made after the registration.
+    assert appears(plugin.path), plugin.path
     for table, routes in plugin.tables.items():
         attributes = [row for row in routes if row["id"] == "attributes"]
         assert (attributes == [{"id": "attributes", "attributes": "4"}]) == (table == "agent_file_ops"), (table, attributes)
@@ -244,25 +280,93 @@ def rows(path, queries, contexts):
         print(json.dumps(run_queries(plugin, json.load(file))))
 
 
-def life(path, program):
-    manager = Manager(path)
-    command = [program, "--verbose", "--socket", path, "--timeout", "3", "--interval", "1"]
-    process = subprocess.Popen(command)
-    try:
-        (first,) = manager.wait_for(lambda known: known, 5)
-        # The core forgets its extensions at times; they are to notice.
-        with manager.lock:
-            manager.registered.clear()
-        (second,) = manager.wait_for(lambda known: known, 10)
-        assert appears(f"{path}.{second}") and not os.path.exists(f"{path}.{first}")
-        began = time.time()
-        process.send_signal(signal.SIGTERM)
-        code = process.wait(4)
-        assert code == 0 and time.time() - began < 4, code
-        manager.wait_for(lambda known: not known, 1)
-        assert not os.path.exists(f"{path}.{second}")
-    finally:
-        process.kill()
+class Play:
+    """What the core can be told to do."""
+
+    def __init__(self, path):
+        self.manager = Manager(path)
+
+    def plugin(self):
+        ((uuid, (_, registry)),) = self.manager.wait_for(lambda known: known, 0).items()
+        return Plugin(self.manager.path, uuid, registry)
+
+    def uuid(self):
+        """Under which the extension is known; null when it is not."""
+        return next(iter(self.manager.extensions()), None)
+
+    def mood(self, mood):
+        self.manager.server.mood = mood
+
+    def forget(self):
+        """As the core drops an extension behind its back."""
+        with self.manager.lock:
+            self.manager.registered.clear()
+
+    def lose_the_registration(self, mood):
+        """The next registration is carried out, and its answer has this mood, as all after it."""
+        self.manager.from_now_on = mood
+
+    def lost(self):
+        return self.manager.from_now_on is None and bool(self.manager.extensions())
+
+    def registered(self, seconds):
+        self.manager.wait_for(lambda known: known, seconds)
+
+    def refuse(self, refuse):
+        self.manager.refusals = sys.maxsize if refuse else 0
+
+    def back(self, seconds):
+        """Waits until a table answers; says how long that took."""
+        began = time.monotonic()
+        while True:
+            try:
+                plugin = self.plugin()
+                plugin.generate("ai_agents", plugin.context("ai_agents", {}, []))
+                return time.monotonic() - began
+            except (AssertionError, OSError, TTransport.TTransportException) as error:
+                assert time.monotonic() - began < seconds, f"no table answers within {seconds} s: {error}"
+                time.sleep(0.02)
+
+    def generate(self, table, constraints, used):
+        plugin = self.plugin()
+        return plugin.generate(table, plugin.context(table, constraints, used or list(plugin.columns(table))))
+
+    def slow(self, path):
+        """A generate that takes as long as it may: a long list of texts that are nearly this path."""
+        paths = [[2, f"{path[:-8]}{i:08x}"] for i in range(100_000)]
+        return self.generate("agent_file_ops", {"path": paths}, ["path"])
+
+    def pings(self, count):
+        """The longest of so many pings."""
+        plugin = self.plugin()
+        longest = 0
+        for _ in range(count):
+            began = time.monotonic()
+            plugin.ping()
+            longest = max(longest, time.monotonic() - began)
+        return longest
+
+    def join(self, table, column, values, constraints):
+        """A generate for each value of a column, as a join makes them; says how long that took."""
+        plugin = self.plugin()
+        contexts = [plugin.context(table, {column: [[2, value]], **constraints}, []) for value in values]
+        began = time.monotonic()
+        for context in contexts:
+            plugin.generate(table, context)
+        return time.monotonic() - began
+
+
+def serve(path):
+    play = Play(path)
+    assert appears(path)
+    print(json.dumps({"ok": None}), flush=True)
+    for line in sys.stdin:
+        name, arguments = json.loads(line)
+        try:
+            answer = {"ok": getattr(play, name)(*arguments)}
+        except Exception as error:
+            answer = {"error": f"{name}: {type(error).__name__}: {error}"}
+        print(json.dumps(answer), flush=True)
 
 
 def query(path, sql):
@@ -282,4 +386,4 @@ def query(path, sql):
 
 
 if __name__ == "__main__":
-    {"rows": rows, "life": life, "query": query}[sys.argv[1]](*sys.argv[2:])
+    {"rows": rows, "serve": serve, "query": query}[sys.argv[1]](*sys.argv[2:])

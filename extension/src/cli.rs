@@ -1,23 +1,25 @@
 //! The command line.
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use agentquery::collect::{DegradationReason, Syscalls};
 use agentquery::config::{self, Config};
-use agentquery::front::Front;
+use agentquery::front::{self, Front};
 use agentquery::lock::Place;
 use agentquery::osquery::client::Client;
 use agentquery::osquery::{self, Stop};
 use agentquery::recorder::Settings;
 use agentquery::sensor::{Sensor, Standby};
 use agentquery::shell::format::{Mode, Writer};
-use agentquery::shell::{Backend, Error, repl};
+use agentquery::shell::{Backend, Error, describe, repl};
+use agentquery::{demo, doctor, log};
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing::level_filters::LevelFilter;
 
 /// Where a recorder keeps its state.
 const STATE_DIR: &str = "/var/lib/agentquery";
@@ -55,6 +57,9 @@ struct Recording {
     /// When to hear system calls: from the first program that may be an agent on (the default), or always
     #[arg(long, global = true, value_name = "WHEN")]
     syscalls: Option<When>,
+    /// How much to log to stderr: off, error, warn, info, debug or trace [default: `$AGENTQUERY_LOG`, else warn]
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log_level: Option<LevelFilter>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
@@ -89,6 +94,20 @@ enum Command {
         #[arg(long, value_name = "PATH")]
         socket: Option<PathBuf>,
     },
+    /// Say what works on this machine, what does not, and how to mend it
+    Doctor {
+        /// Write JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run a harmless make-believe agent and show its rows in every table
+    Demo {
+        #[command(flatten)]
+        connect: Connect,
+    },
+    /// The agent of the demonstration
+    #[command(name = demo::AGENT, hide = true)]
+    MakeBelieve,
     /// Serve the tables to osquery; what a program named *.ext does
     Extension(Extension),
 }
@@ -177,6 +196,14 @@ impl Recording {
         (Settings { syscalls, signature_dirs, faults: Vec::new() }, place)
     }
 
+    /// The configuration, or the one without a file and what is wrong with the file.
+    fn config_or_fault(&self) -> (Config, Option<String>) {
+        match Config::load(self.config.as_deref()) {
+            Ok(config) => (config, None),
+            Err(error) => (Config::default(), Some(error.to_string())),
+        }
+    }
+
     fn sensor(&self, socket: Option<PathBuf>, standby: Standby) -> anyhow::Result<Sensor> {
         let config = Config::load(self.config.as_deref())?;
         let (settings, place) = self.settings(config, socket);
@@ -226,31 +253,35 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
         let Cli { recording, command } = Cli::parse_from(arguments);
         (recording, command)
     };
-    log(match &command {
+    let verbose = match &command {
         Command::Extension(extension) => extension.verbose,
         Command::Run { .. } => true,
         _ => false,
-    });
+    };
+    let _log = log::start(recording.log_level, if verbose { LevelFilter::INFO } else { LevelFilter::WARN });
     match command {
         Command::Query { sql, output, connect } => with_backend(&recording, &connect, |backend| {
             let result = backend.run(&sql, &mut Writer::new(io::stdout().lock(), output.mode()));
-            Ok(unless_reader_left(result)?)
+            unless_reader_left(result).map_err(|error| anyhow::Error::msg(describe(&error, &sql)))
         }),
         Command::Shell { output, connect } => with_backend(&recording, &connect, |backend| {
-            let prompts = io::stdin().is_terminal() && io::stdout().is_terminal();
-            let result = repl::run(backend, io::stdin().lock(), io::stdout().lock(), output.mode(), prompts);
+            let result = repl::start(backend, output.mode());
             Ok(unless_reader_left(result.map_err(Error::Write))?)
         }),
         Command::Run { socket } => serve(&recording, socket),
+        Command::Doctor { json } => {
+            let (config, fault) = recording.config_or_fault();
+            let (settings, place) = recording.settings(config, None);
+            let subject = doctor::Subject { place: &place, signature_dirs: &settings.signature_dirs, fault };
+            Ok(doctor::run(&subject, json)?)
+        }
+        Command::Demo { connect } => {
+            let (_, place) = recording.settings(Config::load(recording.config.as_deref())?, None);
+            Ok(demo::run(connect.connect, &place)?)
+        }
+        Command::MakeBelieve => Ok(demo::act()?),
         Command::Extension(extension) => extend(&recording, &extension),
     }
-}
-
-/// Logs go to stderr, as much as `AGENTQUERY_LOG` says: stdout is for results.
-fn log(verbose: bool) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("AGENTQUERY_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(if verbose { "info" } else { "warn" }));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).init();
 }
 
 /// A reader that has seen enough, such as `head`, is no error.
@@ -270,7 +301,7 @@ fn with_backend(
         return ask(&mut Client::new(socket));
     }
     let sensor = recording.sensor(None, Standby::Reluctant)?;
-    sensor.source().wait_until_known().map_err(|why| anyhow!(why))?;
+    sensor.source().wait_until_answered(front::PATIENCE).map_err(|why| anyhow!(why))?;
     ask(&mut Front::new(sensor.source().clone()))
 }
 
@@ -290,10 +321,7 @@ fn extend(recording: &Recording, extension: &Extension) -> anyhow::Result<()> {
     let stop = Stop::default();
     stop.on_signals()?;
     // osquery would start it again for ever, and nobody would see what it wrote: it goes on, and a table tells.
-    let (config, fault) = match Config::load(recording.config.as_deref()) {
-        Ok(config) => (config, None),
-        Err(error) => (Config::default(), Some(error.to_string())),
-    };
+    let (config, fault) = recording.config_or_fault();
     let (mut settings, place) = recording.settings(config, None);
     if let Some(fault) = fault {
         tracing::error!(fault, "the configuration does not count");

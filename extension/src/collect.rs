@@ -6,6 +6,7 @@
 pub mod latency;
 pub mod linux;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,6 +101,25 @@ pub trait Collector {
     /// Marks a running tree, which the system had not marked by itself.
     fn mark_tree(&mut self, root: u32) -> Option<Mark>;
 
+    /// The programs that run and that the system has not marked, each as if it had just begun; [`Event::boot_ns`] is when
+    /// it was looked at.
+    fn running(&mut self) -> Vec<Event> {
+        Vec::new()
+    }
+
+    /// Marks a running tree, and says what runs in it, as [`Collector::running`] does. Each process is here, or its fork
+    /// is an event to come, or both. `None` when nothing could be marked.
+    fn adopt(&mut self, root: u32) -> Option<(Mark, Vec<Event>)> {
+        let _ = root;
+        None
+    }
+
+    /// The files, connections and listening sockets that the processes under all marks have open: as opens, and as the
+    /// state that each connection is in. Their ends are events to come.
+    fn open_already(&mut self) -> Vec<Event> {
+        Vec::new()
+    }
+
     /// System calls are seen since then (nanoseconds since boot); `None` while they are not.
     fn syscalls_since(&self) -> Option<u64>;
 
@@ -120,6 +140,12 @@ pub fn boot_ns() -> u64 {
     return linux::ebpf::boot_ns();
     #[cfg(not(target_os = "linux"))]
     0
+}
+
+/// The TCP ports that are listened on where this process is, in its network namespace.
+#[must_use]
+pub fn listening_ports(pid: u32) -> HashSet<u16> {
+    linux::procfs::Proc::default().listening_ports(pid)
 }
 
 /// The best collector that loads here.

@@ -185,6 +185,10 @@ pub struct Change {
     pub path: CallPath,
     /// The new name (rename, link, symlink; for a symlink `path` is its content).
     pub dest: Option<CallPath>,
+    /// Where `path` is a symlink, it was done to what that points to.
+    pub followed: bool,
+    /// A rename in which `dest` got the name of `path` as well.
+    pub exchanged: bool,
     /// New permission bits of a chmod or mkdir.
     pub mode: Option<u32>,
     /// Mount namespace in which the names hold.

@@ -6,6 +6,10 @@
 
 pub mod collect;
 pub mod config;
+#[cfg(unix)]
+pub mod demo;
+#[cfg(unix)]
+pub mod doctor;
 pub mod enrich;
 pub mod event;
 #[cfg(unix)]
@@ -13,6 +17,7 @@ pub mod front;
 pub mod history;
 pub mod identify;
 pub mod lock;
+pub mod log;
 #[cfg(unix)]
 pub mod osquery;
 pub mod record;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::trust::{self, TrustError};
+use crate::trust::TrustError;
 
 /// Where a recorder keeps its state, and where it answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,7 +111,7 @@ fn make_private(directory: &Path) -> Result<(), LockError> {
     let failed = |source| LockError::Io { path: directory.into(), source };
     DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
     // One that was there keeps its mode, for it may be somebody's for more than this; what is put into it is private.
-    Ok(trust::directory(directory)?)
+    Ok(crate::trust::directory(directory)?)
 }
 
 #[cfg(not(unix))]

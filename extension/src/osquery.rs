@@ -18,6 +18,7 @@ mod socket;
 mod source;
 mod stop;
 mod transport;
+mod turns;
 
 pub use server::Server;
 pub use socket::{Access, BindError};

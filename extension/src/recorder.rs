@@ -3,13 +3,14 @@
 //! One thread drains, records and gives the kernel its memory back, in this order, so that what the kernel may forget
 //! is always in the store. Whether the collector loads is known when [`Recorder::start`] returns.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::collect::{self, Collector, DegradationReason, Interest, Syscalls};
+use crate::collect::{self, CollectError, Collector, DegradationReason, Interest, Syscalls};
 use crate::identify::{Catalogue, INTERPRETERS};
 use crate::record::{Boot, Engine, Store};
 
@@ -33,7 +34,7 @@ pub struct Settings {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No collector.
-    #[error("nothing can be recorded: {0}")]
+    #[error(transparent)]
     Collector(#[from] DegradationReason),
     /// No thread.
     #[error("the recording thread cannot be started: {0}")]
@@ -74,8 +75,9 @@ impl Recorder {
         let thread = {
             let (store, stop) = (Arc::clone(&store), Arc::clone(&stop));
             std::thread::Builder::new().name("recorder".into()).spawn(move || {
+                go_first();
                 // The collector is made in the thread that uses it: a thread born later would miss its mark as our own.
-                let collector = match collect::start(&interest, syscalls) {
+                let mut collector = match collect::start(&interest, syscalls) {
                     Ok(collector) => collector,
                     Err(reason) => {
                         let _ = ready.send(Err(reason));
@@ -83,9 +85,10 @@ impl Recorder {
                     }
                 };
                 store.set_probe(collector.probe());
-                let engine = Engine::new(store, catalogue, boot());
+                let mut engine = Engine::new(Arc::clone(&store), catalogue, boot());
+                engine.adopt(collect::boot_ns(), &mut *collector);
                 let _ = ready.send(Ok(()));
-                record(engine, collector, &stop);
+                tell_end(&store, || record(engine, collector, &stop));
             })
         };
         let thread = thread.map_err(Error::Thread)?;
@@ -118,16 +121,38 @@ impl Drop for Recorder {
     }
 }
 
-fn record(mut engine: Engine, mut collector: Box<dyn Collector>, stop: &AtomicBool) {
+/// Records to the end. One that nobody asked for is told: the tables would look as if nothing happened any more.
+fn tell_end(store: &Store, record: impl FnOnce() -> Result<(), CollectError>) {
+    let why = match catch_unwind(AssertUnwindSafe(record)) {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "an error in agentquery; its log has more".to_owned(),
+    };
+    tracing::error!("recording ended: {why}");
+    store.set_ended(&format!("recording ended: {why}; it is started again"));
+}
+
+fn record(mut engine: Engine, mut collector: Box<dyn Collector>, stop: &AtomicBool) -> Result<(), CollectError> {
     let mut events = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let wait = if engine.agents_live() > 0 { BUSY } else { IDLE };
-        if let Err(error) = collector.drain(wait, &mut events) {
-            tracing::error!(%error, "recording ended");
-            return;
-        }
+        collector.drain(wait, &mut events)?;
         engine.take(&mut events, collect::boot_ns(), &mut *collector);
         collector.commit(engine.discarded());
+    }
+    Ok(())
+}
+
+/// Lets this thread run before others: agents start as many compilers as the machine has cores and more, and a recorder
+/// that waits its turn among them loses what they do. It works some milliseconds a second.
+fn go_first() {
+    #[cfg(target_os = "linux")]
+    {
+        const NICE: libc::c_int = -10;
+        // SAFETY: changes the scheduling of this thread only (0 is the caller, and Linux has a nice value a thread).
+        if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) } != 0 {
+            tracing::debug!("the recording thread keeps its priority");
+        }
     }
 }
 
@@ -136,4 +161,41 @@ fn boot() -> Boot {
     let namespace = std::fs::read_link("/proc/self/ns/mnt").unwrap_or_default();
     let number = namespace.to_string_lossy().trim_start_matches("mnt:[").trim_end_matches(']').parse().unwrap_or(0);
     Boot { id: id.trim().to_owned(), mount_ns: number }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::record::Probe;
+    use crate::record::rows::CollectorRow;
+
+    struct OneRow;
+
+    impl Probe for OneRow {
+        fn collector(&self) -> Vec<CollectorRow> {
+            vec![CollectorRow::default()]
+        }
+
+        fn open_bytes(&self) -> HashMap<u64, (u64, u64)> {
+            HashMap::new()
+        }
+    }
+
+    fn reason(record: impl FnOnce() -> Result<(), CollectError>) -> Option<String> {
+        let store = Store::default();
+        store.set_probe(Arc::new(OneRow));
+        tell_end(&store, record);
+        let rows = store.collector();
+        rows.iter().next().unwrap().degradation_reason.as_deref().map(str::to_owned)
+    }
+
+    #[test]
+    fn an_end_that_nobody_asked_for_is_in_the_collectors_table() {
+        let failed = || Err(CollectError { what: "the ring", source: std::io::Error::other("is gone") });
+        assert_eq!(reason(|| Ok(())), None);
+        assert_eq!(reason(failed).as_deref(), Some("recording ended: the ring: is gone; it is started again"));
+        assert!(reason(|| panic!("a mistake")).unwrap().contains("an error in agentquery"));
+    }
 }

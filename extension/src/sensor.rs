@@ -32,7 +32,7 @@ pub enum Standby {
 }
 
 /// Between two looks of a reluctant one.
-const RELUCTANT: Duration = Duration::from_secs(2);
+const RELUCTANT: Duration = Duration::from_secs(1);
 
 /// This program's part in the machine's recording; it ends when this is dropped.
 pub struct Sensor {
@@ -106,21 +106,19 @@ impl Sensing {
     /// The lock, as soon as it is free; until then whoever has it is asked. None when the program ends.
     fn lock(&self) -> Result<Option<Lock>, LockError> {
         let mut lock = self.place.try_lock()?;
-        let mut queued = None;
+        let in_line = lock.is_none() && self.standby == Standby::Ready;
+        let queued = in_line.then(|| queue(self.place.clone()));
         let mut told = None;
         while lock.is_none() {
             self.ask_holder(&mut told);
-            if self.stop.wait(if self.standby == Standby::Ready { LOOK } else { RELUCTANT }) {
+            if self.stop.wait(if in_line { LOOK } else { RELUCTANT }) {
                 return Ok(None);
             }
-            lock = match self.standby {
-                Standby::Ready => match queued.get_or_insert_with(|| queue(self.place.clone())).try_recv() {
-                    Ok(result) => Some(result?),
-                    Err(TryRecvError::Empty) => None,
-                    // No thread to wait on: it is tried from time to time.
-                    Err(TryRecvError::Disconnected) => self.place.try_lock()?,
-                },
-                Standby::Reluctant => self.place.try_lock()?,
+            lock = match queued.as_ref().map(Receiver::try_recv) {
+                Some(Ok(result)) => Some(result?),
+                Some(Err(TryRecvError::Empty)) => None,
+                // Not in line, or without a thread to wait on: it is tried from time to time.
+                Some(Err(TryRecvError::Disconnected)) | None => self.place.try_lock()?,
             };
         }
         Ok(lock)
@@ -148,7 +146,9 @@ impl Sensing {
         tracing::info!(socket = %server.path().display(), "recording, and answering");
         while !self.stop.wait(LOOK) {
             if !recorder.is_recording() {
-                return Err("the recording thread ended".into());
+                // What was recorded is answered until it starts again; agent_collector says why it ended.
+                let stopping = self.stop.wait(AFTER_FAILURE);
+                return if stopping { Ok(()) } else { Err("the recording thread ended; it is started again".into()) };
             }
         }
         // The socket goes before the lock: the next recorder makes its own of the same name.

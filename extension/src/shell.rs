@@ -2,17 +2,31 @@
 //!
 //! [`Engine`] is SQLite over the tables; [`mod@format`] writes what a query gives; [`repl`] is the interactive shell. The
 //! latter two also serve a query that somebody else answers: they know only [`Backend`] and [`Sink`].
+//!
+//! The shell is made of small parts: `editor` reads lines, `complete` knows what a word may become, `commands` are those
+//! that begin with a dot, `pager` shows what is longer than the screen, `interrupt` stops a query, [`describe`] tells an
+//! error, and `sql` is what these know of SQL.
 
+mod commands;
+mod complete;
+mod editor;
 mod engine;
-mod escape;
+pub(crate) mod escape;
 pub mod format;
+mod history;
+mod interrupt;
 mod module;
+mod pager;
+mod place;
 mod pretty;
 pub mod repl;
+mod sql;
 
 use std::io;
+use std::sync::Arc;
 
 pub use engine::{Engine, Limits};
+pub use place::describe;
 
 use crate::value::Value;
 
@@ -22,6 +36,14 @@ pub enum Error {
     /// The engine refused the SQL, or it failed.
     #[error("{0}")]
     Sql(String),
+    /// The engine refused the SQL, and knows the place.
+    #[error("{message}")]
+    Place {
+        /// What is wrong.
+        message: String,
+        /// Where, in bytes of the SQL.
+        offset: usize,
+    },
     /// The SQL does more than read.
     #[error("only reading is allowed: SELECT, and the PRAGMAs table_info, table_xinfo and table_list")]
     ReadOnly,
@@ -31,6 +53,9 @@ pub enum Error {
     /// The query needs too much memory.
     #[error("the queries that run now need more than {0} MB of memory; sort or group fewer rows, or fewer columns")]
     TooLarge(u32),
+    /// Somebody stopped the query, by [`Backend::interrupter`].
+    #[error("stopped")]
+    Interrupted,
     /// There is no statement in the SQL.
     #[error("there is no SQL to run")]
     Empty,
@@ -61,6 +86,9 @@ pub trait Sink {
     fn end(&mut self) -> io::Result<()>;
 }
 
+/// Stops the query that runs, from another thread; without one it does nothing.
+pub type Interrupter = Arc<dyn Fn() + Send + Sync>;
+
 /// Answers SQL.
 pub trait Backend {
     /// Runs the statements one after the other.
@@ -68,4 +96,7 @@ pub trait Backend {
     /// # Errors
     /// At the first statement that fails; what was written before stays.
     fn run(&mut self, sql: &str, sink: &mut dyn Sink) -> Result<(), Error>;
+
+    /// What stops the next query; good for that one alone.
+    fn interrupter(&self) -> Interrupter;
 }

@@ -19,11 +19,13 @@ pub mod filter;
 mod golden;
 mod lookup;
 mod pattern;
+mod reads;
 mod scan;
 pub mod schema;
 mod viewer;
 
-pub use lookup::Lookup;
+pub use lookup::{Lookup, numbers};
+pub use reads::{Reads, SHARED_FOR};
 pub use scan::{DEFAULT_ROW_CAP, Request, Rows, Scan, ScanError, WINDOW_SECONDS, open, open_at_rows, scan};
 pub use viewer::{Owner, Viewer};
 
@@ -214,8 +216,8 @@ pub trait Table: Sync {
     fn cursor(&'static self, store: &Store) -> Box<dyn Cursor>;
 }
 
-/// A row in a walk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A row in a walk; a newer one is greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
     segment: usize,
     /// Counted from 1; 0 is beside the rows.
@@ -250,6 +252,8 @@ impl<R: Send + Sync + 'static> Table for Declaration<R> {
     }
 
     fn cursor(&'static self, store: &Store) -> Box<dyn Cursor> {
+        store.count_read();
+        tracing::debug!(table = self.info.name, "read");
         let segments: Arc<[_]> = (self.rows)(store).into_segments().into();
         let position = Position { segment: segments.len(), row: 0 };
         Box::new(Walk { table: self, segments, position })

@@ -78,6 +78,13 @@ impl Recorder {
         let _ = self.child.wait();
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: a child of ours that was not waited for, so its pid is its own.
+        let sent = unsafe { libc::kill(self.child.id().cast_signed(), signal) };
+        assert_eq!(sent, 0);
+    }
+
     /// The rows of a query.
     pub fn query(&self, sql: &str) -> Vec<Row> {
         let output = Command::new(AGENTQUERY)
@@ -151,9 +158,24 @@ impl Agent {
         self.folder.path().join("work").canonicalize().unwrap()
     }
 
+    /// Starts a shell script as the agent.
+    pub fn start(&self, script: &str) -> Child {
+        Command::new(&self.shell).args(["-c", script]).current_dir(self.work()).stdin(Stdio::null()).spawn().unwrap()
+    }
+
+    /// Its program.
+    pub fn shell(&self) -> &Path {
+        &self.shell
+    }
+
     /// Runs a shell script as the agent, to its end.
     pub fn run(&self, script: &str) -> Run {
         self.run_with(script, &[])
+    }
+
+    /// What it is, by its path.
+    pub fn program(&self) -> &Path {
+        &self.shell
     }
 
     pub fn run_with(&self, script: &str, arguments: &[&str]) -> Run {

@@ -1,6 +1,10 @@
 //! Linux: eBPF. The programs are in `bpf/`, their records in `bpf/event.h`.
 //!
-//! [`decode`] is pure and compiled on every system; `ebpf` loads and attaches, `ring` reads.
+//! [`decode`] and [`procfs`] are pure and compiled on every system; `ebpf` loads and attaches, `ring` reads, `adopt` asks
+//! for what ran before.
+
+#[cfg(target_os = "linux")]
+mod adopt;
 
 #[allow(missing_docs, non_camel_case_types, clippy::all, clippy::pedantic, dead_code)]
 #[rustfmt::skip]
@@ -8,5 +12,8 @@ pub mod abi;
 pub mod decode;
 #[cfg(target_os = "linux")]
 pub mod ebpf;
+pub mod procfs;
 #[cfg(target_os = "linux")]
 mod ring;
+#[cfg(target_os = "linux")]
+pub mod trial;

@@ -2,7 +2,7 @@
 //!
 //! The kernel gives the directory that the name starts from. A bare name in it needs nothing more; a name with
 //! directories in it is resolved while these are there, for one of them may be a symlink. The last component is never
-//! followed: that is what unlink, rename and the like act on.
+//! followed here: that is what unlink, rename and the like act on.
 
 use crate::event::CallPath;
 

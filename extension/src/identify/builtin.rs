@@ -7,8 +7,17 @@ macro_rules! builtin {
 }
 
 /// Name and text of every file in `signatures/agents`.
-pub(super) const FILES: &[(&str, &str)] =
-    builtin!["aider", "claude-code", "codex", "cursor", "cursor-agent", "gemini-cli", "opencode", "windsurf"];
+pub(super) const FILES: &[(&str, &str)] = builtin![
+    "agentquery-demo",
+    "aider",
+    "claude-code",
+    "codex",
+    "cursor",
+    "cursor-agent",
+    "gemini-cli",
+    "opencode",
+    "windsurf"
+];
 
 #[cfg(test)]
 mod tests {

@@ -1,9 +1,14 @@
 //! Asking a manager: osqueryd, osqueryi, or `agentquery run`.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::generated::{
     ExtensionManagerSyncClient, ExtensionPluginRequest, ExtensionPluginResponse, ExtensionRegistry, ExtensionResponse,
@@ -11,11 +16,11 @@ use super::generated::{
     TExtensionSyncClient as _,
 };
 use super::transport::{Input, MessageLimits, Output, protocols};
-use crate::shell::{Backend, Error, Sink};
+use crate::shell::{Backend, Error, Interrupter, Sink};
 use crate::value::Value;
 
 /// A result: a hundred thousand rows of ordinary width are 36 MB.
-const RESULT: MessageLimits = MessageLimits { bytes: 512 << 20, elements: 5_000_000 };
+const RESULT: MessageLimits = MessageLimits { bytes: 512 << 20, elements: 5_000_000, time: QUERY_TIME };
 
 /// osquery's own timeout for a call.
 const QUERY_TIME: Duration = Duration::from_secs(300);
@@ -25,6 +30,31 @@ const QUERY_TIME: Duration = Duration::from_secs(300);
 pub struct Client {
     path: PathBuf,
     timeout: Duration,
+    waiting: Arc<Waiting>,
+}
+
+/// The call that is waited for.
+#[derive(Debug, Default)]
+struct Waiting {
+    stream: Mutex<Option<UnixStream>>,
+    /// Nobody wants its answer any more.
+    interrupted: AtomicBool,
+}
+
+impl Waiting {
+    fn hold(&self, stream: Option<UnixStream>) {
+        *self.stream.lock().unwrap_or_else(PoisonError::into_inner) = stream;
+        if self.interrupted.load(Ordering::SeqCst) {
+            self.end();
+        }
+    }
+
+    /// A reader of the stream sees its end.
+    fn end(&self) {
+        if let Some(stream) = &*self.stream.lock().unwrap_or_else(PoisonError::into_inner) {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+    }
 }
 
 /// Why a call gave no answer.
@@ -46,6 +76,9 @@ pub enum ClientError {
         /// What went wrong.
         source: thrift::Error,
     },
+    /// Somebody stopped the call, by [`Backend::interrupter`].
+    #[error("stopped")]
+    Interrupted,
     /// The manager refused.
     #[error("{0}")]
     Refused(String),
@@ -55,28 +88,46 @@ impl Client {
     /// A client of the manager on that socket.
     #[must_use]
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), timeout: QUERY_TIME }
+        Self { path: path.to_owned(), timeout: QUERY_TIME, waiting: Arc::default() }
     }
 
-    /// The same, with this time for each call.
+    /// The same, with this time for each call. What stops calls of the one does not stop those of the other.
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {
-        Self { timeout, ..self }
+        Self { timeout, waiting: Arc::default(), ..self }
     }
 
     fn call<T>(
         &self,
         ask: impl FnOnce(&mut ExtensionManagerSyncClient<Input, Output>) -> thrift::Result<T>,
     ) -> Result<T, ClientError> {
-        let stream = UnixStream::connect(&self.path)
-            .map_err(|source| ClientError::Connect { path: self.path.clone(), source })?;
+        let stream = self.connect().map_err(|source| ClientError::Connect { path: self.path.clone(), source })?;
         let answer = || {
             stream.set_read_timeout(Some(self.timeout))?;
-            stream.set_write_timeout(Some(self.timeout))?;
-            let (input, output) = protocols(&stream, RESULT)?;
+            let (input, output) = protocols(&stream, MessageLimits { time: self.timeout, ..RESULT })?;
+            self.waiting.hold(Some(stream.try_clone()?));
             ask(&mut ExtensionManagerSyncClient::new(input, output))
         };
-        answer().map_err(|source| ClientError::Protocol { path: self.path.clone(), source })
+        let answer = answer();
+        self.waiting.hold(None);
+        answer.map_err(|source| {
+            if self.waiting.interrupted.load(Ordering::SeqCst) {
+                return ClientError::Interrupted;
+            }
+            ClientError::Protocol { path: self.path.clone(), source }
+        })
+    }
+
+    /// The time for writing holds for a connect, too.
+    fn connect(&self) -> io::Result<UnixStream> {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_write_timeout(Some(self.timeout))?;
+        socket.connect(&SockAddr::unix(&self.path)?)?;
+        Ok(OwnedFd::from(socket).into())
+    }
+
+    pub(super) fn ping(&self) -> Result<(), ClientError> {
+        accepted(Some(self.call(ExtensionManagerSyncClient::ping)?))
     }
 
     pub(super) fn extensions(&self) -> Result<InternalExtensionList, ClientError> {
@@ -169,13 +220,51 @@ impl Client {
     /// # Errors
     /// When the manager does not answer or refuses the SQL.
     pub fn answer(&self, sql: &str) -> Result<Answer, ClientError> {
+        self.waiting.interrupted.store(false, Ordering::SeqCst);
         Ok(Answer { columns: self.columns(sql)?, rows: self.query(sql)? })
     }
 }
 
 impl Backend for Client {
     fn run(&mut self, sql: &str, sink: &mut dyn Sink) -> Result<(), Error> {
-        let answer = self.answer(sql).map_err(|error| Error::Remote(error.to_string()))?;
+        let answer = self.answer(sql).map_err(|error| match error {
+            ClientError::Interrupted => Error::Interrupted,
+            error => Error::Remote(error.to_string()),
+        })?;
         Ok(answer.write(sink)?)
+    }
+
+    fn interrupter(&self) -> Interrupter {
+        let waiting = Arc::clone(&self.waiting);
+        Arc::new(move || {
+            waiting.interrupted.store(true, Ordering::SeqCst);
+            waiting.end();
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+    use std::time::Instant;
+
+    #[test]
+    fn a_manager_that_takes_no_more_connections_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let _deaf = UnixListener::bind(&path).unwrap();
+        let address = SockAddr::unix(&path).unwrap();
+        let knock = || {
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket.connect(&address).is_ok().then_some(socket)
+        };
+        let queue: Vec<_> = std::iter::from_fn(knock).collect();
+        assert!(!queue.is_empty());
+        let began = Instant::now();
+        let error = Client::new(&path).with_timeout(Duration::from_millis(100)).ping().unwrap_err();
+        assert!(matches!(error, ClientError::Connect { .. }), "{error}");
+        assert!(began.elapsed() < Duration::from_secs(5));
     }
 }

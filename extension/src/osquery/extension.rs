@@ -1,10 +1,18 @@
 //! The extension's life with osquery.
 //!
-//! The core restarts, forgets its extensions, and keeps dead ones for seconds; each of that ends a session here, and
-//! the next one registers anew. Recording goes on through all of it. The extension ends when it is told to, or when
-//! the process that started it is gone.
+//! The core restarts, hangs, forgets its extensions, and keeps dead ones for seconds. So its list of extensions is
+//! looked at all the time, and only the list decides: who is not in it registers, and who cannot see it goes on serving
+//! what is registered, for a core that hangs may come back and remember. Recording goes on through all of it. The
+//! extension ends when it is told to, or when the process that started it is gone.
+//!
+//! Tables are to be back within five seconds of the core's return. That is the sum of what can lie between: a look that
+//! went out before (`CALL`), the wait for the next one (the last of `WAITS`), and a registration of the dead that
+//! is in the way. A core that comes back on a new socket is seen by the socket.
 
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use super::client::{Client, ClientError};
@@ -17,18 +25,21 @@ pub(super) const SDK_VERSION: &str = "5.0.0";
 /// The oldest core that understands it.
 pub(super) const MIN_SDK_VERSION: &str = "1.8.0";
 
+/// What this extension is called in the core's list.
+const NAME: &str = "agentquery";
+
 /// Time for a registration or a look at the list: these answer at once or never.
-const CALL: Duration = Duration::from_secs(5);
+const CALL: Duration = Duration::from_secs(2);
 /// Time to say goodbye; osquery kills an extension 4 seconds after SIGTERM.
-const GOODBYE: Duration = Duration::from_secs(1);
-/// Waits between registrations, growing.
-const BACKOFF: [Duration; 5] = [
-    Duration::from_millis(200),
-    Duration::from_millis(500),
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-    Duration::from_secs(5),
-];
+const GOODBYE: Duration = Duration::from_millis(1500);
+/// Waits between attempts, growing.
+const WAITS: [Duration; 3] = [Duration::from_millis(200), Duration::from_millis(500), Duration::from_secs(1)];
+/// How long after its registration an extension serves, at the latest.
+const LATE: Duration = Duration::from_millis(600);
+/// Between two glances at what ends a wait.
+const GLANCE: Duration = Duration::from_millis(250);
+/// The same while a call is under way.
+const GLANCE_IN_CALL: Duration = Duration::from_millis(20);
 
 /// What osquery passes on the command line.
 #[derive(Debug, Clone)]
@@ -49,15 +60,31 @@ pub enum ExtensionError {
     NoManager(ClientError),
 }
 
-/// Why a session ended.
+/// Why the tables are not with the core, or not known to be.
 #[derive(Debug, thiserror::Error)]
-enum SessionEnd {
+enum Apart {
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error(transparent)]
     Bind(#[from] BindError),
-    #[error("osquery does not know this extension any more")]
-    Forgotten,
+    #[error("osquery did not answer within {} s", CALL.as_secs())]
+    Silent,
+    #[error("osquery's socket was replaced")]
+    Replaced,
+    #[error("it is time to end")]
+    Over,
+    #[error("no thread to ask osquery: {0}")]
+    Thread(std::io::Error),
+}
+
+impl Apart {
+    /// Somebody was there.
+    fn is_an_answer(&self) -> bool {
+        matches!(
+            self,
+            Self::Client(ClientError::Protocol { .. } | ClientError::Refused(_)) | Self::Silent | Self::Bind(_)
+        )
+    }
 }
 
 /// Serves the tables until it is told to stop or the process that started it is gone.
@@ -65,95 +92,210 @@ enum SessionEnd {
 /// # Errors
 /// When no manager was there from the start on, for as long as the options allow.
 pub fn run(options: &Options, source: &Source, stop: &Stop) -> Result<(), ExtensionError> {
-    let life = Life { options, source, stop, parent: std::os::unix::process::parent_id() };
+    let parent = std::os::unix::process::parent_id();
+    let mut life = Life { options, source, stop, parent, place: None, dead: None, held: None };
     let started = Instant::now();
     let mut reached = false;
     let mut failures = 0;
-    loop {
-        let registered = Instant::now();
-        match life.session(&mut reached) {
-            Ok(()) => return Ok(()),
-            Err(SessionEnd::Client(error @ ClientError::Connect { .. }))
+    let (mut last, mut told) = (String::new(), String::new());
+    while !life.is_over() {
+        let wait = match life.look() {
+            Ok(()) => {
+                reached = true;
+                last.clear();
+                told.clear();
+                options.interval
+            }
+            Err(Apart::Client(error @ ClientError::Connect { .. }))
                 if !reached && started.elapsed() >= options.timeout =>
             {
                 return Err(ExtensionError::NoManager(error));
             }
-            Err(reason) => tracing::warn!(%reason, "not registered with osquery; trying again"),
-        }
-        // A session that held for a while was no failure to register.
-        if registered.elapsed() > Duration::from_secs(30) {
-            failures = 0;
-        }
-        let wait = BACKOFF.get(failures).copied().unwrap_or(CALL);
-        failures += 1;
-        if life.is_over(wait) {
-            return Ok(());
-        }
+            Err(reason) => {
+                reached |= reason.is_an_answer();
+                let reason = reason.to_string();
+                // What is new is tried again soon, and told once. A core that is busy may miss one look.
+                failures = if reason == last { failures + 1 } else { 0 };
+                if reason != told && (life.held.is_none() || failures > 0) {
+                    tracing::warn!(reason, "not sure to be registered with osquery; trying again");
+                    told.clone_from(&reason);
+                }
+                last = reason;
+                WAITS.get(failures).or(WAITS.last()).copied().unwrap_or(GLANCE)
+            }
+        };
+        life.rest(wait);
     }
+    if let Some(held) = life.held.take() {
+        // When the core is gone there is nobody to tell.
+        let _ = life.ask_until(GOODBYE, |_| None, move |client| client.deregister(held.uuid));
+    }
+    Ok(())
 }
+
+/// A registration, and what serves it.
+struct Held {
+    uuid: i64,
+    _server: Server,
+}
+
+/// A socket's file; another one under the same name differs in something.
+type Place = (u64, u64, i64, i64);
 
 struct Life<'a> {
     options: &'a Options,
     source: &'a Source,
     stop: &'a Stop,
     parent: u32,
+    /// The manager's socket when it was last looked at.
+    place: Option<Place>,
+    /// An extension of our name that the core knows and that nobody serves, and since when.
+    dead: Option<(i64, Instant)>,
+    held: Option<Held>,
 }
 
 impl Life<'_> {
-    /// Waits; true when the end was asked for or the parent is gone.
-    fn is_over(&self, wait: Duration) -> bool {
-        if self.stop.wait(wait) {
-            return true;
-        }
+    fn is_over(&self) -> bool {
         let orphaned = std::os::unix::process::parent_id() != self.parent;
         if orphaned {
             tracing::info!("the process that started this extension is gone");
         }
-        orphaned
+        orphaned || self.stop.wait(Duration::ZERO)
     }
 
-    /// From a registration to its end; ok when all ends.
-    fn session(&self, reached: &mut bool) -> Result<(), SessionEnd> {
-        let client = Client::new(&self.options.socket).with_timeout(CALL);
+    fn place(&self) -> Option<Place> {
+        let found = std::fs::metadata(&self.options.socket).ok()?;
+        Some((found.dev(), found.ino(), found.ctime(), found.ctime_nsec()))
+    }
+
+    /// Another socket is there: the core is a new one.
+    fn is_replaced(&self) -> bool {
+        self.place().is_some_and(|place| Some(place) != self.place)
+    }
+
+    /// Waits, but not when there is something to do.
+    fn rest(&self, wait: Duration) {
+        let end = Instant::now() + wait;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.stop.wait(left.min(GLANCE)) || self.is_over() || self.is_replaced() {
+                return;
+            }
+        }
+    }
+
+    /// Asks the manager on a thread of its own: neither the end nor a new socket waits for one that hangs.
+    fn ask<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Client) -> Result<T, ClientError> + Send + 'static,
+    ) -> Result<T, Apart> {
+        let reason = |life: &Self| match () {
+            () if life.is_over() => Some(Apart::Over),
+            () if life.is_replaced() => Some(Apart::Replaced),
+            () => None,
+        };
+        self.ask_until(CALL, reason, call)
+    }
+
+    fn ask_until<T: Send + 'static>(
+        &self,
+        time: Duration,
+        reason: impl Fn(&Self) -> Option<Apart>,
+        call: impl FnOnce(&Client) -> Result<T, ClientError> + Send + 'static,
+    ) -> Result<T, Apart> {
+        let client = Client::new(&self.options.socket).with_timeout(time);
+        let (answer, answered) = std::sync::mpsc::sync_channel(1);
+        std::thread::Builder::new()
+            .name("ask".into())
+            .spawn(move || answer.send(call(&client)))
+            .map_err(Apart::Thread)?;
+        let end = Instant::now() + time;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            match answered.recv_timeout(left.min(GLANCE_IN_CALL)) {
+                Ok(result) => return Ok(result?),
+                Err(_) if left.is_zero() => return Err(Apart::Silent),
+                Err(RecvTimeoutError::Disconnected) => return Err(Apart::Silent),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if let Some(reason) = reason(self) {
+                return Err(reason);
+            }
+        }
+    }
+
+    /// Looks whether the core knows this extension, and registers when it does not.
+    fn look(&mut self) -> Result<(), Apart> {
+        self.place = self.place();
+        // Also before the first registration: when nobody answers this, nobody is sent one, which might be carried out
+        // later, with nobody left to serve it.
+        let known = self.ask(Client::extensions)?;
+        let ours: Vec<i64> =
+            known.iter().filter(|(_, info)| info.name.as_deref() == Some(NAME)).map(|(uuid, _)| *uuid).collect();
+        if let Some(held) = &self.held {
+            if ours.contains(&held.uuid) {
+                return Ok(());
+            }
+            tracing::warn!("osquery does not know this extension any more; registering again");
+            self.held = None;
+        }
         let info = InternalExtensionInfo::new(
-            "agentquery".to_owned(),
+            NAME.to_owned(),
             env!("CARGO_PKG_VERSION").to_owned(),
             SDK_VERSION.to_owned(),
             MIN_SDK_VERSION.to_owned(),
         );
-        let result = client.register(info, registry());
-        *reached |= !matches!(result, Err(ClientError::Connect { .. }));
-        let uuid = result?;
-        let held = self.hold(&client, uuid);
-        if !matches!(held, Err(SessionEnd::Forgotten)) {
-            // When the core is gone there is nobody to tell.
-            let _ = client.with_timeout(GOODBYE).deregister(uuid);
+        let register = |life: &Self, info| life.ask(move |client| client.register(info, registry()));
+        let mut registered = register(self, info.clone());
+        if matches!(registered, Err(Apart::Client(ClientError::Refused(_)))) && self.bury(&ours) {
+            registered = register(self, info);
         }
-        held
+        let uuid = registered?;
+        self.dead = None;
+        let (source, stop) = (self.source.clone(), self.stop.clone());
+        let serve = move |viewer| {
+            ExtensionSyncProcessor::new(Plugin { uuid, source: source.clone(), viewer, stop: stop.clone() })
+        };
+        match Server::start(&self.socket_of(uuid), Access::Own, serve) {
+            Ok(server) => self.held = Some(Held { uuid, _server: server }),
+            Err(error) => {
+                let _ = self.ask(move |client| client.deregister(uuid));
+                return Err(error.into());
+            }
+        }
+        tracing::info!(uuid, "registered with osquery");
+        Ok(())
     }
 
-    fn hold(&self, client: &Client, uuid: i64) -> Result<(), SessionEnd> {
+    fn socket_of(&self, uuid: i64) -> PathBuf {
         let mut path = self.options.socket.clone().into_os_string();
         path.push(format!(".{uuid}"));
-        let (source, stop) = (self.source.clone(), self.stop.clone());
-        let _server = Server::start(&PathBuf::from(path), Access::Own, move |viewer| {
-            ExtensionSyncProcessor::new(Plugin { uuid, source: source.clone(), viewer, stop: stop.clone() })
-        })?;
-        tracing::info!(uuid, "registered with osquery");
-        let mut missed = 0;
-        loop {
-            if self.is_over(self.options.interval) {
-                return Ok(());
+        path.into()
+    }
+
+    /// Takes a dead extension of our name off the core's list, which the core itself does seconds later: one that was
+    /// killed, or a registration of ours whose answer never came. It must be found dead twice, for one that is just
+    /// registering has no socket yet. True when it did.
+    fn bury(&mut self, ours: &[i64]) -> bool {
+        let nobody_serves = |uuid: &&i64| {
+            let found = Client::new(&self.socket_of(**uuid)).with_timeout(GLANCE).ping();
+            let Err(ClientError::Connect { source, .. }) = found else { return false };
+            matches!(source.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused)
+        };
+        let Some(uuid) = ours.iter().find(nobody_serves).copied() else {
+            self.dead = None;
+            return false;
+        };
+        match self.dead {
+            Some((dead, since)) if dead == uuid && since.elapsed() >= LATE => {
+                tracing::info!(uuid, "osquery still knows an extension of this name that is gone; deregistering it");
+                self.dead = None;
+                self.ask(move |client| client.deregister(uuid)).is_ok()
             }
-            match client.extensions() {
-                Ok(known) if !known.contains_key(&uuid) => return Err(SessionEnd::Forgotten),
-                Ok(_) => missed = 0,
-                // A busy core may miss one look.
-                Err(error @ ClientError::Protocol { .. }) if missed == 0 => {
-                    tracing::debug!(%error, "osquery did not answer");
-                    missed += 1;
-                }
-                Err(error) => return Err(error.into()),
+            Some((dead, _)) if dead == uuid => false,
+            _ => {
+                self.dead = Some((uuid, Instant::now()));
+                false
             }
         }
     }

@@ -1,18 +1,22 @@
 //! The tables as osquery's table plugins.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::generated::{
     ExtensionPluginRequest, ExtensionPluginResponse, ExtensionRegistry, ExtensionResponse, ExtensionStatus,
     ExtensionSyncHandler,
 };
-use super::source::Source;
+use super::source::{PATIENCE, Source};
 use super::{Stop, reply, success};
 use crate::record::Store;
 use crate::tables::constraint::Context;
-use crate::tables::{DEFAULT_ROW_CAP, Request, Table, Viewer, all, find, scan, schema};
+use crate::tables::{DEFAULT_ROW_CAP, Request, Table, Viewer, all, find, schema};
 use crate::value::Value;
+
+/// Time for an answer: while one waits for it, the whole core does.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// Time for the recorder to answer what osquery asked: longer than the recorder itself takes before it gives up.
 const FORWARD: Duration = Duration::from_secs(8);
@@ -44,7 +48,8 @@ pub(super) fn answer(
     match request.get("action").map(String::as_str) {
         Some("columns") => Ok(schema::routes(table)),
         Some("generate") => source.ask(
-            |store| generate(store, viewer, table, request.get("context").map(String::as_str)),
+            PATIENCE,
+            |store| generate(store, source, viewer, table, request.get("context").map(String::as_str)),
             |client| client.clone().with_timeout(FORWARD).call_plugin(registry, item, request.clone()),
         ),
         action => Err(format!("agentquery does not know the action {}", action.unwrap_or("(none)"))),
@@ -52,11 +57,15 @@ pub(super) fn answer(
 }
 
 fn generate(
-    store: &Store,
+    store: &Arc<Store>,
+    source: &Source,
     viewer: Viewer,
     table: &'static dyn Table,
     context: Option<&str>,
 ) -> Result<ExtensionPluginResponse, String> {
+    let until = Instant::now() + ANSWER;
+    let turn = source.turns().wait(until);
+    let _turn = turn.ok_or("agentquery is busy with other queries; ask again in a moment")?;
     let context = context.map_or_else(Context::default, Context::parse);
     let mut columns = context.columns;
     if let (Some(columns), Some(first)) = (&mut columns, table.columns().first()) {
@@ -65,8 +74,9 @@ fn generate(
             columns.push(first.name.to_owned());
         }
     }
-    let request = Request { viewer, constraints: context.constraints, columns, cap: Some(DEFAULT_ROW_CAP) };
-    let found = scan(store, table, &request).map_err(|error| error.to_string())?;
+    let (cap, deadline) = (Some(DEFAULT_ROW_CAP), Some(until));
+    let request = Request { viewer, constraints: context.constraints, columns, cap, deadline };
+    let found = source.reads().scan(store, table, &request).map_err(|error| error.to_string())?;
     let names: Vec<_> = found.columns.iter().map(|column| column.name).collect();
     Ok(found.rows.into_iter().map(|row| wire_row(names.iter().copied().zip(row))).collect())
 }

@@ -1,6 +1,6 @@
 //! A Thrift server: a thread for each connection, so that a ping never waits behind a query.
 
-use std::collections::HashMap;
+use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,13 +11,14 @@ use thrift::server::TProcessor;
 
 use super::peer;
 use super::socket::{self, Access, BindError};
-use super::transport::{MessageLimits, protocols};
+use super::transport::{Input, MessageLimits, Output, protocols};
 use crate::tables::Viewer;
 
 /// A query's text or context; an IN list of tens of thousands of values fits.
-const REQUEST: MessageLimits = MessageLimits { bytes: 8 << 20, elements: 10_000 };
+const REQUEST: MessageLimits = MessageLimits { bytes: 8 << 20, elements: 10_000, time: Duration::from_secs(30) };
 
-/// Connections at a time. osquery holds two for each running query.
+/// Connections at a time. osquery holds two for each running query. One more costs the one that has been waited for
+/// the longest its place, so that nobody keeps osquery out by just holding them.
 const CONNECTIONS: usize = 64;
 
 /// And of one user who may not see everything: no user keeps the others out.
@@ -34,25 +35,28 @@ pub struct Server {
     path: PathBuf,
     listener: UnixListener,
     stopping: Arc<AtomicBool>,
+    peers: Peers,
 }
 
 impl Server {
     /// Listens, and answers each connection with a processor made for whoever it comes from.
-    pub(super) fn start<P: TProcessor>(
+    pub(super) fn start<P: TProcessor + Send + 'static>(
         path: &Path,
         access: Access,
-        processor: impl Fn(Viewer) -> P + Send + Sync + 'static,
+        processor: impl Fn(Viewer) -> P + Send + 'static,
     ) -> Result<Self, BindError> {
         let failed = |source| BindError::Io { path: path.to_owned(), source };
         let listener = socket::bind(path, access)?;
         let accepting = listener.try_clone().map_err(failed)?;
         let stopping = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&stopping);
+        let peers = Peers::default();
+        let served = peers.clone();
         std::thread::Builder::new()
             .name("accept".into())
-            .spawn(move || accept(&accepting, &seen, &Arc::new(processor)))
+            .spawn(move || accept(&accepting, &seen, &served, &processor))
             .map_err(failed)?;
-        Ok(Self { path: path.to_owned(), listener, stopping })
+        Ok(Self { path: path.to_owned(), listener, stopping, peers })
     }
 
     /// Where it listens.
@@ -66,86 +70,124 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::SeqCst);
         socket::shut(&self.listener, &self.path);
+        self.peers.end();
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
-/// The connections that there are, by whom they come from.
-#[derive(Default)]
-struct Places(Mutex<HashMap<Viewer, usize>>);
-
-/// One connection's place among the allowed ones.
-struct Place {
-    places: Arc<Places>,
+/// A connection.
+struct Peer {
+    stream: UnixStream,
     viewer: Viewer,
+    /// It is waited for, between messages or within one, and not worked for.
+    waiting: Arc<AtomicBool>,
 }
 
-impl Place {
-    fn take(places: &Arc<Places>, viewer: Viewer) -> Option<Self> {
-        let mut taken = places.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = taken.values().sum();
-        let own = taken.get(&viewer).copied().unwrap_or_default();
-        if all >= CONNECTIONS || (viewer != Viewer::All && own >= CONNECTIONS_OF_USER) {
-            return None;
+/// The connections, in the order of their last messages.
+#[derive(Clone, Default)]
+struct Peers(Arc<Mutex<Vec<Arc<Peer>>>>);
+
+impl Peers {
+    /// Takes it in; false when all whose place it could have are worked for. A user's connection takes the place of
+    /// another one of that user, or of a user, and never that of one who sees all.
+    fn admit(&self, peer: &Arc<Peer>) -> bool {
+        let mut peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = peers.iter().filter(|other| other.viewer == peer.viewer).count();
+        let too_many_own = peer.viewer != Viewer::All && own >= CONNECTIONS_OF_USER;
+        if too_many_own || peers.len() >= CONNECTIONS {
+            let may_go = |other: &Arc<Peer>| match peer.viewer {
+                Viewer::All => true,
+                own if too_many_own => other.viewer == own,
+                Viewer::User(_) => other.viewer != Viewer::All,
+            };
+            let idlest = peers.iter().position(|other| may_go(other) && other.waiting.load(Ordering::SeqCst));
+            let Some(index) = idlest else { return false };
+            tracing::debug!("too many connections; the idlest ends");
+            let _ = peers.remove(index).stream.shutdown(Shutdown::Both);
         }
-        taken.insert(viewer, own + 1);
-        Some(Self { places: Arc::clone(places), viewer })
+        peers.push(Arc::clone(peer));
+        true
     }
-}
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut taken = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = taken.get_mut(&self.viewer) {
-            *own -= 1;
-            if *own == 0 {
-                taken.remove(&self.viewer);
+    /// It had an answer.
+    fn served(&self, peer: &Arc<Peer>) {
+        let mut peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(index) = peers.iter().position(|other| Arc::ptr_eq(other, peer)) {
+            let peer = peers.remove(index);
+            peers.push(peer);
+        }
+    }
+
+    fn leave(&self, peer: &Arc<Peer>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| !Arc::ptr_eq(other, peer));
+    }
+
+    /// Ends those that are waited for; the others get their replies.
+    fn end(&self) {
+        for peer in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            if peer.waiting.load(Ordering::SeqCst) {
+                let _ = peer.stream.shutdown(Shutdown::Both);
             }
         }
     }
 }
 
-fn accept<P: TProcessor>(
+fn accept<P: TProcessor + Send + 'static>(
     listener: &UnixListener,
     stopping: &AtomicBool,
-    processor: &Arc<impl Fn(Viewer) -> P + Send + Sync + 'static>,
+    peers: &Peers,
+    processor: &impl Fn(Viewer) -> P,
 ) {
-    let places = Arc::new(Places::default());
     loop {
         let accepted = listener.accept();
         if stopping.load(Ordering::SeqCst) {
             return;
         }
-        let peer = accepted.and_then(|(stream, _)| peer::viewer(&stream).map(|viewer| (stream, viewer)));
-        let (stream, viewer) = match peer {
-            Ok(peer) => peer,
-            Err(error) => {
-                // Out of descriptors, most likely; it passes when connections end.
-                tracing::warn!(%error, "cannot accept a connection");
-                std::thread::sleep(Duration::from_millis(100));
-                continue;
-            }
-        };
-        let Some(place) = Place::take(&places, viewer) else {
-            tracing::warn!(?viewer, "too many connections; one is refused");
-            continue;
-        };
-        let processor = Arc::clone(processor);
-        let started = std::thread::Builder::new().name("connection".into()).spawn(move || {
-            let _place = place;
-            if let Err(error) = serve(&stream, &processor(viewer)) {
-                tracing::debug!(%error, "a connection ended");
-            }
-        });
+        let started = accepted.map_err(thrift::Error::from).and_then(|(stream, _)| begin(stream, peers, processor));
         if let Err(error) = started {
+            // Out of descriptors or threads, most likely; it passes when connections end.
             tracing::warn!(%error, "cannot serve a connection");
+            std::thread::sleep(Duration::from_millis(100));
         }
     }
 }
 
-fn serve(stream: &UnixStream, processor: &impl TProcessor) -> thrift::Result<()> {
+/// Serves a connection on a thread of its own.
+fn begin<P: TProcessor + Send + 'static>(
+    stream: UnixStream,
+    peers: &Peers,
+    processor: &impl Fn(Viewer) -> P,
+) -> thrift::Result<()> {
+    let viewer = peer::viewer(&stream)?;
+    let (input, output) = protocols(&stream, REQUEST)?;
+    let peer = Arc::new(Peer { stream, viewer, waiting: input.transport.waiting() });
+    if !peers.admit(&peer) {
+        tracing::warn!(?viewer, "too many queries at a time; one is refused");
+        return Ok(());
+    }
+    let (all, here, processor) = (peers.clone(), Arc::clone(&peer), processor(viewer));
+    let run = move || {
+        let served = || all.served(&here);
+        if let Err(error) = serve(&here.stream, input, output, &processor, served) {
+            tracing::debug!(%error, "a connection ended");
+        }
+        all.leave(&here);
+    };
+    if let Err(error) = std::thread::Builder::new().name("connection".into()).spawn(run) {
+        peers.leave(&peer);
+        return Err(error.into());
+    }
+    Ok(())
+}
+
+fn serve(
+    stream: &UnixStream,
+    mut input: Input,
+    mut output: Output,
+    processor: &impl TProcessor,
+    served: impl Fn(),
+) -> thrift::Result<()> {
     stream.set_write_timeout(Some(WITHIN_MESSAGE))?;
-    let (mut input, mut output) = protocols(stream, REQUEST)?;
     loop {
         stream.set_read_timeout(Some(IDLE))?;
         if !input.transport.next_message()? {
@@ -153,6 +195,7 @@ fn serve(stream: &UnixStream, processor: &impl TProcessor) -> thrift::Result<()>
         }
         stream.set_read_timeout(Some(WITHIN_MESSAGE))?;
         processor.process(&mut input, &mut output)?;
+        served();
     }
 }
 
@@ -160,17 +203,29 @@ fn serve(stream: &UnixStream, processor: &impl TProcessor) -> thrift::Result<()>
 mod tests {
     use super::*;
 
+    fn peer(viewer: Viewer, waiting: bool) -> Arc<Peer> {
+        let (stream, _) = UnixStream::pair().unwrap();
+        Arc::new(Peer { stream, viewer, waiting: Arc::new(AtomicBool::new(waiting)) })
+    }
+
     #[test]
     fn no_user_keeps_the_others_out() {
-        let places = Arc::new(Places::default());
-        let mut alice: Vec<_> = std::iter::from_fn(|| Place::take(&places, Viewer::User(1))).take(100).collect();
-        assert_eq!(alice.len(), CONNECTIONS_OF_USER);
-        let _bob = Place::take(&places, Viewer::User(2)).unwrap();
-        let root: Vec<_> = std::iter::from_fn(|| Place::take(&places, Viewer::All)).take(100).collect();
-        assert_eq!(root.len(), CONNECTIONS - CONNECTIONS_OF_USER - 1);
-        alice.pop();
-        assert!(Place::take(&places, Viewer::All).is_some());
-        drop((alice, root));
-        assert_eq!(places.0.lock().unwrap().len(), 1);
+        let peers = Peers::default();
+        let count = |viewer| peers.0.lock().unwrap().iter().filter(|peer| peer.viewer == viewer).count();
+        let (alice, bob) = (Viewer::User(1), Viewer::User(2));
+        for _ in 0..CONNECTIONS_OF_USER {
+            assert!(peers.admit(&peer(alice, false)));
+        }
+        assert!(!peers.admit(&peer(alice, false)), "all of hers are worked for");
+        for _ in 0..100 {
+            assert!(peers.admit(&peer(bob, true)));
+        }
+        assert_eq!((count(alice), count(bob)), (CONNECTIONS_OF_USER, CONNECTIONS_OF_USER));
+        let all: Vec<_> = (0..CONNECTIONS - CONNECTIONS_OF_USER).map(|_| peer(Viewer::All, true)).collect();
+        assert!(all.iter().all(|peer| peers.admit(peer)), "root takes the places of idle users");
+        assert_eq!((count(alice), count(bob)), (CONNECTIONS_OF_USER, 0));
+        assert!(!peers.admit(&peer(bob, true)), "a user takes none of root's");
+        peers.leave(&all[0]);
+        assert!(peers.admit(&peer(bob, true)));
     }
 }

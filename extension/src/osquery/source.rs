@@ -8,13 +8,19 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::client::{Client, ClientError};
+use super::turns::Turns;
 use crate::record::Store;
+use crate::tables::Reads;
 
-/// How long a query waits for a recorder that is still starting, and for the next one when one has ended.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long osquery's call waits for a recorder that is still starting, and for the next one when one has ended: while
+/// it waits, the whole core does.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Between two questions while it waits.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// Answers to calls that are made at a time: osquery asks for one, or for a few when its schedule and a user meet.
+const AT_A_TIME: usize = 4;
 
 /// Who has the rows.
 #[derive(Clone)]
@@ -29,13 +35,28 @@ pub enum Rows {
 type State = Option<Result<Rows, String>>;
 
 /// Shared by the one that finds out and all that ask.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Source(Arc<Inner>);
 
-#[derive(Default)]
+impl Default for Source {
+    fn default() -> Self {
+        Self(Arc::new(Inner {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            reads: Reads::default(),
+            turns: Turns::new(AT_A_TIME),
+            reached: AtomicBool::new(false),
+        }))
+    }
+}
+
 struct Inner {
     state: Mutex<State>,
     changed: Condvar,
+    /// What was read of a store that is here.
+    reads: Reads,
+    /// Whose call is answered.
+    turns: Turns,
     /// Some recorder was there: one that is not is about to be followed by another.
     reached: AtomicBool,
 }
@@ -53,6 +74,16 @@ impl Source {
     pub fn set(&self, rows: Result<Rows, String>) {
         *self.0.state.lock().unwrap_or_else(PoisonError::into_inner) = Some(rows);
         self.0.changed.notify_all();
+    }
+
+    /// The reads that calls share.
+    pub(super) fn reads(&self) -> &Reads {
+        &self.0.reads
+    }
+
+    /// A bound on the calls that are answered at a time.
+    pub(super) fn turns(&self) -> &Turns {
+        &self.0.turns
     }
 
     /// A recorder is known to be there or to come: questions wait for it.
@@ -73,29 +104,39 @@ impl Source {
         }
     }
 
+    /// Waits until rows can be asked for, with as much patience as [`Source::ask`].
+    ///
+    /// # Errors
+    /// Why they cannot.
+    pub fn wait_until_answered(&self, patience: Duration) -> Result<(), String> {
+        self.wait_until_known()?;
+        self.ask(patience, |_| Ok(()), Client::ping)
+    }
+
     /// Where they are.
-    fn get(&self) -> Result<Rows, String> {
+    fn get(&self, patience: Duration) -> Result<Rows, String> {
         let state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (state, _) = self
             .0
             .changed
-            .wait_timeout_while(state, PATIENCE, |state| state.is_none())
+            .wait_timeout_while(state, patience, |state| state.is_none())
             .unwrap_or_else(PoisonError::into_inner);
         state.clone().unwrap_or_else(|| Err("agentquery is still starting; ask again in a moment".into()))
     }
 
-    /// Asks where the rows are; again, when the recorder ended meanwhile.
+    /// Asks where the rows are; again, when the recorder ended meanwhile, for as long as there is patience.
     ///
     /// # Errors
     /// When there are no rows, the question was refused, or no recorder answered for a while.
     pub fn ask<T>(
         &self,
+        patience: Duration,
         here: impl FnOnce(&Arc<Store>) -> Result<T, String>,
         there: impl Fn(&Client) -> Result<T, ClientError>,
     ) -> Result<T, String> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience;
         loop {
-            let client = match self.get()? {
+            let client = match self.get(patience)? {
                 Rows::Here(store) => return here(&store),
                 Rows::There(client) => client,
             };
@@ -105,13 +146,17 @@ impl Source {
                     return Ok(answer);
                 }
                 Err(ClientError::Refused(message)) => return Err(message),
+                Err(error @ ClientError::Interrupted) => return Err(error.to_string()),
                 Err(error) => error,
             };
             let follows = self.0.reached.load(Ordering::Relaxed) && Instant::now() < deadline;
             if !follows {
                 return Err(match error {
                     ClientError::Connect { path, source } => {
-                        format!("no recorder answers on {} ({source}); start one: sudo agentquery run", path.display())
+                        format!(
+                            "no recorder answers on {} ({source}), and recording needs root: sudo agentquery run",
+                            path.display()
+                        )
                     }
                     error => format!("the recorder did not answer: {error}"),
                 });
@@ -127,7 +172,7 @@ mod tests {
     use crate::fixture;
 
     fn ask(source: &Source) -> Result<&'static str, String> {
-        source.ask(|_| Ok("here"), |client| client.query("SELECT 1").map(|_| "there"))
+        source.ask(PATIENCE, |_| Ok("here"), |client| client.query("SELECT 1").map(|_| "there"))
     }
 
     #[test]

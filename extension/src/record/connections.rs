@@ -1,4 +1,5 @@
-//! Outbound TCP connections, from the call to the last state.
+//! TCP connections: outbound ones from the call to the last state, and what an adopted process has open, listening sockets
+//! too, to its end.
 //!
 //! Two sources tell of one connection: the call, which knows the descriptor and its own error, and the socket's states,
 //! which come later and under any task. They meet by the socket's identity; a refused one has its last state before the
@@ -29,6 +30,9 @@ struct Live {
 #[derive(Debug, Default)]
 pub(super) struct Connections {
     live: HashMap<u64, Live>,
+    /// Sockets, with their inode and their owner, whose connection failed with an error that its call did not return. The
+    /// kernel gives it to the next connect, which begins nothing (`__inet_stream_connect`).
+    unfetched: HashMap<u64, (u64, ProcessKey)>,
 }
 
 impl Connections {
@@ -43,13 +47,18 @@ impl Connections {
     pub(super) fn step(&mut self, step: &Connection, mut context: Context<'_>) -> bool {
         if step.state == Some(TcpState::SynSent) {
             self.finish(step.socket_id, context.store); // the same socket tries again
+            self.unfetched.remove(&step.socket_id);
             let row = begin(step, &mut context);
-            self.keep(step, row, &context);
+            self.keep(step, row, false, &context);
             return true;
         }
         let Some(live) = self.live.get_mut(&step.socket_id) else {
             if step.state.is_some() {
                 return false; // a socket that connected before we saw it
+            }
+            let failed_before = self.unfetched.remove(&step.socket_id);
+            if step.error != 0 && failed_before.is_some_and(|(inode, _)| inode == step.inode) {
+                return false; // the error of the row that there is
             }
             // No state was seen: the route or the address was refused before the socket moved, or it is local.
             let mut row = begin(step, &mut context);
@@ -59,7 +68,7 @@ impl Connections {
                 context.store.update(|state| state.connections.push(row));
                 return true;
             }
-            self.keep(step, row, &context);
+            self.keep(step, row, false, &context);
             return true;
         };
         let row = &mut live.row;
@@ -90,6 +99,11 @@ impl Connections {
             set_local(row, step);
         }
         if live.ended && live.returned {
+            let fetched = step.state.is_none() && step.error != 0;
+            if live.row.error.is_some() && !fetched {
+                let inode = live.row.socket.and_then(|inode| u64::try_from(inode).ok()).unwrap_or(0);
+                self.unfetched.insert(step.socket_id, (inode, live.owner.key));
+            }
             self.finish(step.socket_id, context.store);
         } else {
             let row = live.row.clone();
@@ -98,10 +112,27 @@ impl Connections {
         true
     }
 
-    fn keep(&mut self, step: &Connection, row: ConnectionRow, context: &Context<'_>) {
+    /// A connection or a listening socket that was there before recording began.
+    pub(super) fn adopt(&mut self, step: &Connection, inbound: bool, mut context: Context<'_>) -> bool {
+        let Some(state) = step.state else { return false };
+        let mut row = begin(step, &mut context);
+        row.fd = Some(step.fd.into());
+        row.state = state_name(state);
+        if state == TcpState::Listen {
+            row.direction = "listen";
+            row.remote_address = None;
+            row.remote_port = None;
+        } else if inbound {
+            row.direction = "inbound";
+        }
+        self.keep(step, row, true, &context);
+        true
+    }
+
+    fn keep(&mut self, step: &Connection, row: ConnectionRow, returned: bool, context: &Context<'_>) {
         context.store.update(|state| state.live_connections.insert(row.eid, row.clone()));
         let owner = context.process.clone();
-        self.live.insert(step.socket_id, Live { owner, row, ended: false, returned: false });
+        self.live.insert(step.socket_id, Live { owner, row, ended: false, returned });
     }
 
     fn finish(&mut self, socket_id: u64, store: &Store) {
@@ -115,6 +146,7 @@ impl Connections {
 
     /// The owner ended: what waits only for its call to return does not come.
     pub(super) fn owner_ended(&mut self, owner: &Process, store: &Store) {
+        self.unfetched.retain(|_, (_, key)| *key != owner.key);
         let of_owner = |live: &Live, key: ProcessKey| live.ended && live.owner.key == key;
         let over: Vec<u64> =
             self.live.iter().filter(|(_, live)| of_owner(live, owner.key)).map(|(socket, _)| *socket).collect();
@@ -167,7 +199,7 @@ fn begin(step: &Connection, context: &mut Context<'_>) -> ConnectionRow {
         remote_port: Some(step.remote.port().into()),
         state: "connecting",
         start_time: context.time_ns / 1_000_000_000,
-        uid: Some(context.process.uid.into()),
+        uid: context.process.uid.map(i64::from),
         net_namespace: (step.net_ns != 0).then(|| step.net_ns.to_string().into()),
         ..ConnectionRow::default()
     };
@@ -176,7 +208,7 @@ fn begin(step: &Connection, context: &mut Context<'_>) -> ConnectionRow {
         row.agent = instance.row.agent.clone();
         row.agent_id = instance.row.agent_id;
         row.container_id.clone_from(&instance.container_id);
-        instance.row.connections_total += 1;
+        instance.row.connections_total += i64::from(step.state != Some(TcpState::Listen));
         instance.changed(context.time_ns);
     }
     row

@@ -4,13 +4,18 @@
 //! [`Store`]; it asks the collector to confirm or to release a mark as soon as it knows. Files and connections have
 //! modules of their own.
 
+mod reconcile;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+
+use reconcile::Absences;
 
 use super::Store;
 use super::clock::{Clock, unix_ns};
 use super::connections::Connections;
 use super::files::Files;
+use super::inspect::{Machine, Procfs};
 use super::rows::{AgentRow, ProcessRow};
 use crate::collect::Collector;
 use crate::enrich::Masker;
@@ -22,6 +27,8 @@ use crate::identify::{Catalogue, Match, ProcessFacts, Signature};
 use crate::record::inspect;
 use crate::value::Text;
 
+mod adopt;
+
 /// A process of an instance.
 #[derive(Debug, Clone)]
 pub(super) struct Process {
@@ -30,11 +37,13 @@ pub(super) struct Process {
     /// The row of the program that it runs.
     pub eid: i64,
     pub name: Text,
-    /// Real user id.
-    pub uid: u32,
+    /// Real user id; none when only its acts were seen.
+    pub uid: Option<u32>,
     /// This process is the agent itself, not something that the agent started.
     main: bool,
     mark: Mark,
+    /// Of an adopted one: when its program was read. An exec until then is that of the program that was read.
+    read_ns: u64,
 }
 
 /// One running agent.
@@ -72,12 +81,14 @@ pub struct Engine {
     processes: HashMap<u32, Process>,
     instances: HashMap<usize, Instance>,
     next_instance: usize,
-    /// Living processes under a mark, and the instance that a stray process under it belongs to.
-    marks: HashMap<Mark, (usize, usize)>,
+    /// Living processes under a mark, and the one instance that every process under it belongs to, if there is one.
+    marks: HashMap<Mark, (usize, Option<usize>)>,
     /// Marks of programs that are no agents.
     unclaimed: HashSet<Mark>,
     files: Files,
     connections: Connections,
+    machine: Box<dyn Machine>,
+    absences: Absences,
     discarded: u64,
 }
 
@@ -101,6 +112,8 @@ impl Engine {
             unclaimed: HashSet::new(),
             files: Files::default(),
             connections: Connections::default(),
+            machine: Box::new(Procfs),
+            absences: Absences::default(),
             discarded: 0,
         }
     }
@@ -120,6 +133,7 @@ impl Engine {
     /// Takes a batch, in order. `boot_ns` is the present.
     pub fn take(&mut self, events: &mut Vec<Event>, boot_ns: u64, collector: &mut dyn Collector) {
         self.clock.set(unix_ns(), boot_ns);
+        let read_until = events.last().map_or(boot_ns, |event| event.boot_ns);
         for event in events.drain(..) {
             self.take_one(&event, collector);
         }
@@ -129,10 +143,13 @@ impl Engine {
                 collector.release(mark);
             }
         }
-        self.publish_instances(collector);
+        self.end_absent(read_until, boot_ns, collector);
+        self.publish_instances(boot_ns, collector);
+        self.files.end_left(boot_ns, &mut self.clock, &self.store);
     }
 
     fn take_one(&mut self, event: &Event, collector: &mut dyn Collector) {
+        self.find_place(event, collector);
         match &event.kind {
             EventKind::Exec(exec) => self.exec(event, exec, collector),
             EventKind::Fork(fork) => self.fork(event, fork),
@@ -177,8 +194,9 @@ impl Engine {
             self.discarded += 1;
             return;
         };
-        let Some(instance) = self.instances.get_mut(&parent.instance).filter(|instance| instance.tracks_children)
-        else {
+        let adopted = self.processes.get(&fork.child.pid).is_some_and(|child| child.key == fork.child);
+        let instance = self.instances.get_mut(&parent.instance).filter(|instance| instance.tracks_children);
+        let Some(instance) = instance.filter(|_| !adopted) else {
             self.discarded += 1;
             return;
         };
@@ -206,9 +224,11 @@ impl Engine {
         instance.alive += 1;
         instance.row.processes_total += 1;
         instance.changed(time_ns);
-        self.marks.entry(event.mark).or_insert((0, parent.instance)).0 += 1;
-        self.processes
-            .insert(fork.child.pid, Process { key: fork.child, eid, main: false, mark: event.mark, ..parent });
+        self.marks.entry(event.mark).or_insert((0, None)).0 += 1;
+        self.processes.insert(
+            fork.child.pid,
+            Process { key: fork.child, eid, main: false, mark: event.mark, read_ns: 0, ..parent },
+        );
     }
 
     fn exec(&mut self, event: &Event, exec: &Exec, collector: &mut dyn Collector) {
@@ -320,7 +340,7 @@ impl Engine {
             display_name: signature.display_name.clone(),
             vendor: signature.vendor.clone(),
             category: Some(signature.category.as_str().into()),
-            version: inspect::version(&found.version, exec.uid, exec.gid),
+            version: inspect::version(&found.version, event.process.pid, exec, self.boot.mount_ns),
             role: found.role.as_str().into(),
             pid: event.process.pid.into(),
             parent: Some(exec.parent.into()),
@@ -363,9 +383,10 @@ impl Engine {
             instance: index,
             eid,
             name: name_of(&exec.path),
-            uid: exec.uid,
+            uid: Some(exec.uid),
             main: true,
             mark,
+            read_ns: 0,
         };
         let above = self.processes.get(&exec.parent).map(|parent| parent.eid);
         let depth = above
@@ -378,7 +399,10 @@ impl Engine {
         self.store.update(|state| state.live_processes.insert(eid, row));
         self.instances.insert(index, instance);
         self.processes.insert(event.process.pid, process);
-        self.marks.entry(mark).or_insert((0, index)).0 += 1;
+        // Another program under the mark, an agent or none, leaves open whose a process is that is not known.
+        let whole = !self.unclaimed.contains(&mark);
+        let tree = self.marks.entry(mark).and_modify(|tree| tree.1 = None).or_insert((0, whole.then_some(index)));
+        tree.0 += 1;
     }
 
     fn cmdline(&self, exec: &Exec) -> Text {
@@ -414,12 +438,13 @@ impl Engine {
         }
     }
 
-    /// A process of an instance runs another program: its first exec turns the fork's row, a further one replaces it.
+    /// A process of an instance runs another program: its first exec turns the fork's row, a further one replaces it. One
+    /// that was adopted meanwhile has the program's row already.
     fn program(&mut self, event: &Event, exec: &Exec, process: &Process, main: bool) {
         let Some(mut instance) = self.instances.remove(&process.instance) else { return };
         let time_ns = self.clock.unix(event.boot_ns);
         let before = self.store.update(|state| state.live_processes.remove(&process.eid)).unwrap_or_default();
-        let first = before.how == "fork";
+        let first = before.how == "fork" || event.boot_ns <= process.read_ns;
         let eid = if first { process.eid } else { self.clock.next_eid() };
         let mut row = self.program_row(event, exec, eid, &instance);
         row.depth = before.depth;
@@ -444,8 +469,9 @@ impl Engine {
         if let Some(process) = self.processes.get_mut(&event.process.pid) {
             process.eid = eid;
             process.name = name_of(&exec.path);
-            process.uid = exec.uid;
+            process.uid = Some(exec.uid);
             process.main |= main;
+            process.read_ns = 0;
         }
     }
 
@@ -459,7 +485,8 @@ impl Engine {
             row.path = exec.path.as_str().into();
             row.cmdline = cmdline;
         }
-        row.version = row.version.take().or_else(|| inspect::version(&found.version, exec.uid, exec.gid));
+        let version = || inspect::version(&found.version, event.process.pid, exec, self.boot.mount_ns);
+        row.version = row.version.take().or_else(version);
         if i64::from(found.confidence) > row.confidence {
             row.confidence = found.confidence.into();
             row.evidence = found.evidence.as_str().into();
@@ -474,16 +501,21 @@ impl Engine {
             return;
         };
         let time_ns = self.clock.unix(event.boot_ns);
-        let exit_code = (exit.signal == 0).then(|| i64::from(exit.code));
+        self.end(&process, time_ns, Some(exit), collector);
+    }
+
+    /// A process ended; without an exit that is known from its absence.
+    fn end(&mut self, process: &Process, time_ns: i64, exit: Option<Exit>, collector: &mut dyn Collector) {
+        let exit_code = exit.filter(|exit| exit.signal == 0).map(|exit| exit.code.into());
         self.store.update(|state| {
             if let Some(mut row) = state.live_processes.remove(&process.eid) {
                 end_program(&mut row, time_ns, "exited");
                 row.exit_code = exit_code;
-                row.signal = Some(exit.signal.into());
+                row.signal = exit.map(|exit| exit.signal.into());
                 state.processes.push(row);
             }
         });
-        self.connections.owner_ended(&process, &self.store);
+        self.connections.owner_ended(process, &self.store);
         if let Some(instance) = self.instances.get_mut(&process.instance) {
             instance.alive -= 1;
             instance.changed(time_ns);
@@ -504,7 +536,7 @@ impl Engine {
     }
 
     /// Writes the rows of the instances that changed, and finishes those without a process.
-    fn publish_instances(&mut self, collector: &mut dyn Collector) {
+    fn publish_instances(&mut self, boot_ns: u64, collector: &mut dyn Collector) {
         let store = Arc::clone(&self.store);
         self.instances.retain(|_, instance| {
             instance.row.processes = instance.alive;
@@ -516,6 +548,7 @@ impl Engine {
             }
             instance.row.state = Some("exited".into());
             instance.row.end_time.get_or_insert(instance.row.time_ns / 1_000_000_000);
+            self.files.instance_ended(instance.row.agent_id, boot_ns);
             store.update(|state| {
                 state.live_agents.remove(&instance.key);
                 state.agents.push(instance.row.clone());

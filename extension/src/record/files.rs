@@ -1,6 +1,6 @@
 //! File operations, and the files that are open.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::Store;
 use super::clock::Clock;
@@ -8,14 +8,21 @@ use super::engine::Context;
 use super::rows::{FileOpRow, OpenFileRow};
 use crate::enrich::noise::is_noise;
 use crate::enrich::project;
-use crate::enrich::resolve::resolve;
+use crate::enrich::resolve::{Source, resolve};
 use crate::event::{CallPath, Change, ChangeKind, Close, Open, OpenMode};
 
 /// Opens whose end is awaited.
 #[derive(Debug, Default)]
 pub(super) struct Files {
     open: HashMap<u64, FileOpRow>,
+    /// Those among them that were open before recording began: others may hold them when the agent has ended.
+    adopted: HashSet<u64>,
+    /// Instances that ended, and since when.
+    ended: Vec<(i64, u64)>,
 }
+
+/// Time for the ends of an instance's files to be found after its own.
+const LEFT_AFTER_NS: u64 = 3_000_000_000;
 
 fn octal(mode: u32) -> String {
     format!("{:04o}", mode & 0o7777)
@@ -27,12 +34,6 @@ impl Files {
         if open.how == OpenMode::Read && is_noise(&open.path) {
             return false;
         }
-        let operation = match open.how {
-            OpenMode::Read => "open_read",
-            OpenMode::Write => "open_write",
-            OpenMode::Truncate => "truncate",
-            OpenMode::Create => "create",
-        };
         if let Some(instance) = context.instance.as_deref_mut() {
             let row = &mut instance.row;
             match open.how {
@@ -41,31 +42,11 @@ impl Files {
                 OpenMode::Create => row.files_created += 1,
             }
         }
-        let mut row = begin(operation, &mut context);
-        row.path = open.path.as_str().into();
-        row.path_source = "kernel";
-        row.mode = Some(octal(open.mode).into());
-        row.uid = Some(open.uid.into());
-        row.truncated = open.truncated;
-        row.in_project = in_project(&row.path, &context);
-        let live = OpenFileRow {
-            eid: row.eid,
-            time_ns: row.time_ns,
-            agent: row.agent.clone(),
-            agent_id: row.agent_id,
-            pid: row.pid,
-            process_eid: row.process_eid,
-            name: row.name.clone(),
-            fd: open.fd.into(),
-            operation,
-            path: row.path.clone(),
-            bytes_read: None,
-            bytes_written: None,
-            uid: row.uid,
-        };
+        let mut row = begin(operation(open.how), &mut context);
+        describe(&mut row, open, &context);
         context.store.update(|state| {
             if open.tracked {
-                state.open_files.insert(row.eid, (open.open_id, live));
+                state.open_files.insert(row.eid, (open.open_id, live(&row, open.fd)));
             }
             state.file_ops.push(row.clone());
         });
@@ -75,25 +56,50 @@ impl Files {
         true
     }
 
+    /// A file that was open before recording began: its opening is no row, its end will be. False when it is noise.
+    pub(super) fn adopt(&mut self, open: &Open, mut context: Context<'_>) -> bool {
+        if !open.tracked || (open.how == OpenMode::Read && is_noise(&open.path)) {
+            return false;
+        }
+        let mut row = begin(operation(open.how), &mut context);
+        describe(&mut row, open, &context);
+        context.store.update(|state| state.open_files.insert(row.eid, (open.open_id, live(&row, open.fd))));
+        self.open.insert(open.open_id, row);
+        self.adopted.insert(open.open_id);
+        true
+    }
+
+    /// The last process of an instance ended.
+    pub(super) fn instance_ended(&mut self, agent_id: i64, boot_ns: u64) {
+        if !self.adopted.is_empty() {
+            self.ended.push((agent_id, boot_ns));
+        }
+    }
+
+    /// Ends what ended instances no longer have open but whoever started them has, such as their output. The bytes that
+    /// went through it are not known.
+    pub(super) fn end_left(&mut self, boot_ns: u64, clock: &mut Clock, store: &Store) {
+        let is_due = |since: &u64| since.saturating_add(LEFT_AFTER_NS) <= boot_ns;
+        let due: Vec<i64> = self.ended.extract_if(.., |(_, since)| is_due(since)).map(|(agent, _)| agent).collect();
+        if due.is_empty() {
+            return;
+        }
+        let of_due = |open_id: &u64| self.open.get(open_id).is_some_and(|row| due.contains(&row.agent_id));
+        let left: Vec<u64> = self.adopted.iter().copied().filter(of_due).collect();
+        for open_id in left {
+            self.adopted.remove(&open_id);
+            if let Some(opened) = self.open.remove(&open_id) {
+                end(opened, None, "inferred", clock.unix(boot_ns), clock, store);
+            }
+        }
+    }
+
     /// An open ended. False when the open was noise.
     pub(super) fn close(&mut self, close: &Close, time_ns: i64, clock: &mut Clock, store: &Store) -> bool {
         let Some(opened) = self.open.remove(&close.open_id) else { return false };
-        let open_eid = opened.eid;
-        let row = FileOpRow {
-            eid: clock.next_eid(),
-            time_ns,
-            operation: "close",
-            open_eid: Some(open_eid),
-            bytes_read: i64::try_from(close.bytes_read).ok(),
-            bytes_written: i64::try_from(close.bytes_written).ok(),
-            close_source: Some(if close.seen { "seen" } else { "inferred" }),
-            mode: None,
-            ..opened
-        };
-        store.update(|state| {
-            state.open_files.remove(&open_eid);
-            state.file_ops.push(row);
-        });
+        self.adopted.remove(&close.open_id);
+        let source = if close.seen { "seen" } else { "inferred" };
+        end(opened, Some((close.bytes_read, close.bytes_written)), source, time_ns, clock, store);
         true
     }
 
@@ -134,6 +140,11 @@ impl Files {
             }
             (dest, _) => {
                 let (path, source) = path_of(&change.path);
+                let target = (change.followed && !change.path.name.is_empty()).then(|| real(&path)).flatten();
+                let (path, source) = match target.filter(|target| *target != path) {
+                    Some(target) => (target, Source::Resolved),
+                    None => (path, source),
+                };
                 (path, dest.as_ref().map(|dest| path_of(dest).0), source)
             }
         };
@@ -146,8 +157,85 @@ impl Files {
         row.mode = change.mode.map(|mode| octal(mode).into());
         row.uid = Some(change.uid.into());
         row.truncated = change.truncated;
-        context.store.update(|state| state.file_ops.push(row));
+        // The names changed places: each file got a new one.
+        let back = row.dest_path.clone().filter(|_| change.exchanged).map(|dest| FileOpRow {
+            eid: context.clock.next_eid(),
+            in_project: in_project(&dest, &context),
+            path: dest,
+            dest_path: Some(row.path.clone()),
+            ..row.clone()
+        });
+        context.store.update(|state| {
+            state.file_ops.push(row);
+            if let Some(back) = back {
+                state.file_ops.push(back);
+            }
+        });
         true
+    }
+}
+
+/// The row of an open's end.
+fn end(
+    opened: FileOpRow,
+    bytes: Option<(u64, u64)>,
+    source: &'static str,
+    time_ns: i64,
+    clock: &mut Clock,
+    store: &Store,
+) {
+    let open_eid = opened.eid;
+    let row = FileOpRow {
+        eid: clock.next_eid(),
+        time_ns,
+        operation: "close",
+        open_eid: Some(open_eid),
+        bytes_read: bytes.and_then(|(read, _)| i64::try_from(read).ok()),
+        bytes_written: bytes.and_then(|(_, written)| i64::try_from(written).ok()),
+        close_source: Some(source),
+        mode: None,
+        ..opened
+    };
+    store.update(|state| {
+        state.open_files.remove(&open_eid);
+        state.file_ops.push(row);
+    });
+}
+
+fn operation(how: OpenMode) -> &'static str {
+    match how {
+        OpenMode::Read => "open_read",
+        OpenMode::Write => "open_write",
+        OpenMode::Truncate => "truncate",
+        OpenMode::Create => "create",
+    }
+}
+
+fn describe(row: &mut FileOpRow, open: &Open, context: &Context<'_>) {
+    row.path = open.path.as_str().into();
+    row.path_source = "kernel";
+    row.mode = Some(octal(open.mode).into());
+    row.uid = Some(open.uid.into());
+    row.truncated = open.truncated;
+    row.in_project = in_project(&row.path, context);
+}
+
+/// The open file that an open leaves.
+fn live(row: &FileOpRow, fd: i32) -> OpenFileRow {
+    OpenFileRow {
+        eid: row.eid,
+        time_ns: row.time_ns,
+        agent: row.agent.clone(),
+        agent_id: row.agent_id,
+        pid: row.pid,
+        process_eid: row.process_eid,
+        name: row.name.clone(),
+        fd: fd.into(),
+        operation: row.operation,
+        path: row.path.clone(),
+        bytes_read: None,
+        bytes_written: None,
+        uid: row.uid,
     }
 }
 

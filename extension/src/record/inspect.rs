@@ -2,9 +2,9 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::event::Exec;
+use crate::event::{Exec, ProcessKey, escape};
 use crate::identify::{VersionSource, is_interpreter, package_version, script_candidates};
 use crate::value::Text;
 
@@ -23,7 +23,7 @@ pub(super) fn script(pid: u32, exec: &Exec, own_mount_ns: u32) -> Option<String>
             return Some(real.to_string_lossy().into_owned());
         }
         // Another mount namespace: the file as that process sees it; symlinks are left as they are.
-        let inside = Path::new("/proc").join(pid.to_string()).join("root").join(path.strip_prefix("/").ok()?);
+        let inside = root_of(pid).join(path.strip_prefix("/").ok()?);
         inside.is_file().then(|| path.to_string_lossy().into_owned())
     };
     // After `#!` the kernel has put the script, as it was passed to exec, behind the interpreter and its option.
@@ -33,12 +33,85 @@ pub(super) fn script(pid: u32, exec: &Exec, own_mount_ns: u32) -> Option<String>
 }
 
 /// The version of an agent.
-pub(super) fn version(source: &VersionSource, uid: u32, gid: u32) -> Option<Text> {
+pub(super) fn version(source: &VersionSource, pid: u32, exec: &Exec, own_mount_ns: u32) -> Option<Text> {
     match source {
         VersionSource::Known(version) => Some(version.as_str().into()),
-        VersionSource::PackageJson(path) => package_version(&read_as(path, uid, gid)?).map(Text::from),
+        VersionSource::PackageJson(path) => {
+            // In another mount namespace the path is another file's, and a container's is its user's.
+            let inside = (exec.mount_ns != own_mount_ns).then_some(pid);
+            package_version(&read_as(path, inside, exec.uid, exec.gid)?).map(Text::from)
+        }
         VersionSource::Unknown => None,
     }
+}
+
+/// What can be asked of the machine about any process, also when it is too late for what the collector tells.
+pub(super) trait Machine {
+    /// `None` when there is no such process.
+    fn standing(&self, pid: u32) -> Option<Standing>;
+    /// What it runs, as far as that can be read.
+    fn program(&self, pid: u32) -> Program;
+}
+
+/// Where a process stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Standing {
+    pub parent: u32,
+    /// In ticks of ten milliseconds since boot.
+    pub start_ticks: u64,
+    /// It has ended and only waits for its parent to ask.
+    pub ended: bool,
+}
+
+impl Standing {
+    /// Whether it is this process and not another one of its pid.
+    pub(super) fn is(&self, process: ProcessKey) -> bool {
+        (process.start_ns / TICK_NS).abs_diff(self.start_ticks) <= 1
+    }
+}
+
+/// What a process runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Program {
+    pub path: Option<String>,
+    pub argv: Vec<String>,
+    pub cwd: Option<String>,
+}
+
+/// `USER_HZ` is 100 on every processor that we know (`include/asm-generic/param.h`).
+const TICK_NS: u64 = 10_000_000;
+
+/// /proc of Linux.
+pub(super) struct Procfs;
+
+impl Machine for Procfs {
+    fn standing(&self, pid: u32) -> Option<Standing> {
+        // The name in parentheses may hold anything, also a parenthesis.
+        let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+        standing_of(&String::from_utf8_lossy(&stat))
+    }
+
+    fn program(&self, pid: u32) -> Program {
+        let link = |name: &str| {
+            let path = std::fs::read_link(format!("/proc/{pid}/{name}")).ok()?;
+            Some(escape(path.as_os_str().as_encoded_bytes()))
+        };
+        let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let arguments = arguments.strip_suffix(&[0]).unwrap_or(&arguments);
+        let argv =
+            if arguments.is_empty() { Vec::new() } else { arguments.split(|byte| *byte == 0).map(escape).collect() };
+        Program { path: link("exe"), argv, cwd: link("cwd") }
+    }
+}
+
+/// Of a line of `/proc/PID/stat`, `proc_pid_stat(5)`.
+fn standing_of(stat: &str) -> Option<Standing> {
+    let (_, behind) = stat.rsplit_once(')')?;
+    let fields: Vec<&str> = behind.split_ascii_whitespace().collect();
+    let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+    // The first thread of a process that ended before the others is a zombie too.
+    let ended = matches!(*fields.first()?, "Z" | "X") && number(20)? <= 1;
+    Some(Standing { parent: u32::try_from(number(4)?).ok()?, start_ticks: number(22)?, ended })
 }
 
 /// The program of a process, such as the shell or editor that an agent was started from.
@@ -48,20 +121,57 @@ pub(super) fn program_of(pid: u32) -> Option<Text> {
 }
 
 /// Reads a user's file with that user's rights, so that the recorder's own reach no further: a link in a home must not
-/// make it read what the user cannot.
+/// make it read what the user cannot. `inside`: the path is as this process sees it, and no link leads out of there.
 #[cfg(target_os = "linux")]
-fn read_as(path: &Path, uid: u32, gid: u32) -> Option<String> {
+fn read_as(path: &Path, inside: Option<u32>, uid: u32, gid: u32) -> Option<String> {
     use std::os::unix::fs::OpenOptionsExt;
 
-    let _rights = FileSystemUser::become_user(uid, gid);
-    let file =
-        File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC).open(path);
-    text_of(file.ok()?)
+    const FLAGS: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
+    let file = if let Some(pid) = inside {
+        let root = File::options().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(root_of(pid)).ok()?;
+        let _rights = FileSystemUser::become_user(uid, gid);
+        open_in(&root, path, FLAGS).ok()?
+    } else {
+        let _rights = FileSystemUser::become_user(uid, gid);
+        File::options().read(true).custom_flags(FLAGS).open(path).ok()?
+    };
+    text_of(file)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn read_as(path: &Path, _uid: u32, _gid: u32) -> Option<String> {
+fn read_as(path: &Path, inside: Option<u32>, _uid: u32, _gid: u32) -> Option<String> {
+    if inside.is_some() {
+        return None;
+    }
     text_of(File::open(path).ok()?)
+}
+
+/// The root directory of a process.
+fn root_of(pid: u32) -> PathBuf {
+    Path::new("/proc").join(pid.to_string()).join("root")
+}
+
+/// Opens a file as a process does whose root directory this is (`openat2(2)`, Linux 5.6).
+#[cfg(target_os = "linux")]
+fn open_in(root: &File, path: &Path, flags: i32) -> std::io::Result<File> {
+    use std::os::fd::{AsRawFd, FromRawFd};
+    use std::os::unix::ffi::OsStrExt;
+
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: a structure of integers, of which zero is a valid value.
+    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
+    how.flags = u64::from(flags.cast_unsigned());
+    how.resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
+    // SAFETY: an open descriptor, a string with its NUL, and a structure of the size that is said.
+    let fd = unsafe {
+        libc::syscall(libc::SYS_openat2, root.as_raw_fd(), path.as_ptr(), &raw const how, size_of::<libc::open_how>())
+    };
+    let fd = i32::try_from(fd).map_err(std::io::Error::other)?;
+    if fd < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor that was just opened, and that nobody else has.
+    Ok(unsafe { File::from_raw_fd(fd) })
 }
 
 fn text_of(file: File) -> Option<String> {
@@ -106,6 +216,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_process_is_told_from_another_of_its_pid_and_from_its_remains() {
+        let line = |state: &str, threads: u32| {
+            format!("7 (a) b)) {state} 5 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 {threads} 0 12345 0 0")
+        };
+        let alive = standing_of(&line("S", 1)).unwrap();
+        assert_eq!(alive, Standing { parent: 5, start_ticks: 12345, ended: false });
+        assert!(alive.is(ProcessKey { pid: 7, start_ns: 123_456_789_012 }));
+        assert!(!alive.is(ProcessKey { pid: 7, start_ns: 123_480_000_000 }));
+        assert!(standing_of(&line("Z", 1)).unwrap().ended);
+        assert!(!standing_of(&line("Z", 2)).unwrap().ended, "its other threads run");
+        assert_eq!(standing_of("7 (cut"), None);
+        let own = Procfs.standing(std::process::id()).unwrap();
+        assert!(!own.ended);
+        assert_eq!(Procfs.program(std::process::id()).argv, std::env::args().collect::<Vec<_>>());
+    }
+
+    #[test]
     fn a_version_is_not_read_through_a_link_or_from_what_is_no_file() {
         use std::os::unix::fs::MetadataExt;
 
@@ -113,12 +240,15 @@ mod tests {
         let (file, link) = (folder.path().join("package.json"), folder.path().join("link.json"));
         std::fs::write(&file, r#"{"version": "1.2.3"}"#).unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();
-        let version_at = |path: &Path| {
+        let version_at = |path: &Path, mount_ns: u32| {
             let metadata = std::fs::metadata(folder.path()).unwrap();
-            version(&VersionSource::PackageJson(path.into()), metadata.uid(), metadata.gid())
+            let exec = Exec { uid: metadata.uid(), gid: metadata.gid(), mount_ns, ..Exec::default() };
+            version(&VersionSource::PackageJson(path.into()), std::process::id(), &exec, 1)
         };
-        assert_eq!(version_at(&file).as_deref(), Some("1.2.3"));
-        assert_eq!(version_at(&link), None);
-        assert_eq!(version_at(folder.path()), None);
+        for mount_ns in [1, 2] {
+            assert_eq!(version_at(&file, mount_ns).as_deref(), Some("1.2.3"));
+            assert_eq!(version_at(&link, mount_ns), None);
+            assert_eq!(version_at(folder.path(), mount_ns), None);
+        }
     }
 }

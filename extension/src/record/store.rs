@@ -4,10 +4,12 @@
 //! matched or sent.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use super::log::{Log, Snapshot};
 use super::rows::{AgentRow, CollectorRow, ConnectionRow, FileOpRow, OpenFileRow, ProcessRow, SignatureRow};
+use crate::value::Text;
 
 /// Memory for the finished rows of each table, in bytes: together with all else less than 100 MB.
 const AGENTS: usize = 2 << 20;
@@ -70,6 +72,8 @@ impl Default for State {
 pub struct Store {
     state: RwLock<State>,
     probe: OnceLock<Arc<dyn Probe>>,
+    reads: AtomicU64,
+    ended: OnceLock<Text>,
 }
 
 impl Store {
@@ -81,6 +85,22 @@ impl Store {
     /// Says whom to ask for health and running bytes. The first one stays.
     pub fn set_probe(&self, probe: Arc<dyn Probe>) {
         let _ = self.probe.set(probe);
+    }
+
+    /// How often a table was read.
+    #[must_use]
+    pub fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
+    }
+
+    /// Counts a read of a table.
+    pub fn count_read(&self) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Says that nothing is recorded any more, and why.
+    pub fn set_ended(&self, why: &str) {
+        let _ = self.ended.set(why.into());
     }
 
     fn read<T>(&self, take: impl FnOnce(&State) -> T) -> T {
@@ -142,6 +162,7 @@ impl Store {
         });
         for row in &mut rows {
             row.evicted = i64::try_from(evicted).unwrap_or(i64::MAX);
+            row.degradation_reason = self.ended.get().cloned().or_else(|| row.degradation_reason.take());
         }
         let remark = |event: &str, message: String, uid: Option<i64>| {
             let first = rows.first()?;

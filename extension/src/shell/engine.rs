@@ -2,6 +2,7 @@
 
 use std::ffi::c_int;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rusqlite::fallible_iterator::FallibleIterator as _;
@@ -10,7 +11,7 @@ use rusqlite::limits::Limit;
 use rusqlite::types::ValueRef;
 use rusqlite::{Batch, Connection, ErrorCode};
 
-use super::{Backend, Error, Sink, module};
+use super::{Backend, Error, Interrupter, Sink, module};
 use crate::event::escape;
 use crate::record::Store;
 use crate::tables::Viewer;
@@ -41,6 +42,8 @@ pub struct Limits {
 pub struct Engine {
     db: Connection,
     limits: Limits,
+    /// The query was stopped by its asker, and not by the clock.
+    interrupted: Arc<AtomicBool>,
 }
 
 impl Engine {
@@ -62,7 +65,7 @@ impl Engine {
         }
         module::create(&db, store, viewer)?;
         db.authorizer(Some(authorize))?;
-        Ok(Self { db, limits })
+        Ok(Self { db, limits, interrupted: Arc::default() })
     }
 
     /// Names and declared types of a query's columns, in its order. The type of an expression is TEXT.
@@ -74,6 +77,32 @@ impl Engine {
         let column =
             |column: rusqlite::Column<'_>| (column.name().to_owned(), column.decl_type().unwrap_or("TEXT").to_owned());
         Ok(statement.columns().map(column).collect())
+    }
+
+    /// Looks whether statements could run, and runs none.
+    ///
+    /// # Errors
+    /// What is wrong with the first that could not.
+    pub fn check(&self, sql: &str) -> Result<(), Error> {
+        let mut batch = Batch::new(&self.db, sql);
+        loop {
+            match batch.next() {
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(()),
+                Err(error) => return Err(self.explain(&error, sql)),
+            }
+        }
+    }
+
+    fn explain(&self, error: &rusqlite::Error, sql: &str) -> Error {
+        match message(error, self.limits) {
+            Error::TooLong(_) if self.interrupted.load(Ordering::SeqCst) => Error::Interrupted,
+            Error::Sql(message) => match place(error, sql) {
+                Some(offset) => Error::Place { message, offset },
+                None => Error::Sql(message),
+            },
+            other => other,
+        }
     }
 
     fn run_all(&mut self, sql: &str, sink: &mut dyn Sink) -> Result<(), Failure> {
@@ -104,11 +133,19 @@ impl Engine {
 
 impl Backend for Engine {
     fn run(&mut self, sql: &str, sink: &mut dyn Sink) -> Result<(), Error> {
-        let limits = self.limits;
+        self.interrupted.store(false, Ordering::SeqCst);
         self.run_all(sql, sink).map_err(|failure| match failure {
-            Failure::Sql(error) => message(&error, limits),
+            Failure::Sql(error) => self.explain(&error, sql),
             Failure::Write(error) => Error::Write(error),
             Failure::Empty => Error::Empty,
+        })
+    }
+
+    fn interrupter(&self) -> Interrupter {
+        let (handle, interrupted) = (self.db.get_interrupt_handle(), Arc::clone(&self.interrupted));
+        Arc::new(move || {
+            interrupted.store(true, Ordering::SeqCst);
+            handle.interrupt();
         })
     }
 }
@@ -132,6 +169,13 @@ fn cell(value: ValueRef<'_>) -> Value {
         ValueRef::Real(double) => double.into(),
         ValueRef::Text(bytes) | ValueRef::Blob(bytes) => escape(bytes).into(),
     }
+}
+
+/// Where in all of the SQL the error is; the engine says it for the rest of the SQL that it was given last.
+fn place(error: &rusqlite::Error, all: &str) -> Option<usize> {
+    let rusqlite::Error::SqlInputError { sql, offset, .. } = error else { return None };
+    let before = all.strip_suffix(sql.as_str())?.len();
+    Some(before + usize::try_from(*offset).ok()?)
 }
 
 fn message(error: &rusqlite::Error, limits: Limits) -> Error {
@@ -271,7 +315,7 @@ mod tests {
             "VACUUM INTO '/tmp/x'",
             "BEGIN",
         ] {
-            assert!(matches!(rows(sql), Err(Error::ReadOnly | Error::Sql(_))), "{sql}");
+            assert!(matches!(rows(sql), Err(Error::ReadOnly | Error::Sql(_) | Error::Place { .. })), "{sql}");
         }
         assert!(matches!(rows("ATTACH '/tmp/x' AS x"), Err(Error::ReadOnly)));
         assert_eq!(
@@ -289,6 +333,25 @@ mod tests {
     }
 
     #[test]
+    fn a_query_is_stopped_by_its_asker() {
+        let mut engine = engine(Limits { time: Some(Duration::from_secs(60)), ..Limits::default() });
+        let stop = engine.interrupter();
+        let (ended, end) = std::sync::mpsc::channel::<()>();
+        let asker = std::thread::spawn(move || {
+            // Again and again: one that comes before the query runs is not for it.
+            while end.recv_timeout(Duration::from_millis(10)) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                stop();
+            }
+        });
+        let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
+        let result = engine.run(endless, &mut Collect::default());
+        drop(ended);
+        asker.join().unwrap();
+        assert!(matches!(result, Err(Error::Interrupted)), "{result:?}");
+        engine.run("SELECT 1", &mut Collect::default()).unwrap();
+    }
+
+    #[test]
     fn large_values_are_refused() {
         assert!(matches!(rows("SELECT zeroblob(100000000)"), Err(Error::Sql(_))));
     }
@@ -297,7 +360,8 @@ mod tests {
     fn several_statements_and_none() {
         assert_eq!(rows("SELECT 1; SELECT 2;").unwrap().len(), 2);
         assert!(matches!(rows(" -- nothing"), Err(Error::Empty)));
-        assert!(matches!(rows("SELECT nothing"), Err(Error::Sql(text)) if text.contains("nothing")));
+        assert!(matches!(rows("SELECT nothing"), Err(Error::Place { offset: 7, .. })));
+        assert!(matches!(rows("SELECT 1; SELECT nothing"), Err(Error::Place { offset: 17, .. })));
     }
 
     #[test]

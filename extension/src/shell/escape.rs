@@ -12,7 +12,7 @@ fn is_hidden(c: char) -> bool {
 }
 
 /// The text with what is hidden written out.
-pub(super) fn visible(text: &str) -> Cow<'_, str> {
+pub(crate) fn visible(text: &str) -> Cow<'_, str> {
     if !text.contains(is_hidden) {
         return text.into();
     }

@@ -47,15 +47,19 @@ pub struct Writer<W> {
     out: W,
     mode: Mode,
     columns: Vec<String>,
-    /// Rows of a box, which is written when all are there.
-    rows: Vec<Vec<String>>,
+    frame: pretty::Frame,
     written: u64,
 }
 
 impl<W: Write> Writer<W> {
     /// A writer to `out`.
     pub fn new(out: W, mode: Mode) -> Self {
-        Self { out, mode, columns: Vec::new(), rows: Vec::new(), written: 0 }
+        Self { out, mode, columns: Vec::new(), frame: pretty::Frame::default(), written: 0 }
+    }
+
+    /// Rows of the last statement.
+    pub fn rows(&self) -> u64 {
+        self.written
     }
 
     fn separated(&mut self, cells: impl Iterator<Item = String>) -> io::Result<()> {
@@ -94,10 +98,13 @@ impl<W: Write> Sink for Writer<W> {
             if self.mode == Mode::Json || self.mode == Mode::Csv { name.clone() } else { visible(name).into_owned() }
         };
         self.columns = columns.iter().map(seen).collect();
-        self.rows.clear();
         self.written = 0;
         match self.mode {
-            Mode::Pretty | Mode::Line => Ok(()),
+            Mode::Pretty => {
+                self.frame = pretty::Frame::new(self.columns.clone());
+                Ok(())
+            }
+            Mode::Line => Ok(()),
             Mode::Json => write!(self.out, "["),
             Mode::Csv => {
                 let names = self.columns.clone();
@@ -115,10 +122,7 @@ impl<W: Write> Sink for Writer<W> {
         let first = self.written == 0;
         self.written += 1;
         match self.mode {
-            Mode::Pretty => {
-                self.rows.push(cells.iter().map(shown).collect());
-                Ok(())
-            }
+            Mode::Pretty => self.frame.row(&mut self.out, cells.iter().map(shown).collect()),
             Mode::Json => {
                 write!(self.out, "{}\n  {{", if first { "" } else { "," })?;
                 for (index, (name, value)) in self.columns.iter().zip(cells).enumerate() {
@@ -146,11 +150,10 @@ impl<W: Write> Sink for Writer<W> {
 
     fn end(&mut self) -> io::Result<()> {
         match self.mode {
-            Mode::Pretty => pretty::write(&mut self.out, &self.columns, &self.rows)?,
+            Mode::Pretty => self.frame.end(&mut self.out)?,
             Mode::Json => writeln!(self.out, "{}]", if self.written == 0 { "" } else { "\n" })?,
             Mode::Csv | Mode::Line | Mode::Markdown => {}
         }
-        self.rows = Vec::new();
         self.out.flush()
     }
 }

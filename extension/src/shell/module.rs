@@ -20,9 +20,7 @@ use rusqlite::{Connection, Error, Result};
 use crate::record::Store;
 use crate::tables::constraint::{Constraint, Op};
 use crate::tables::schema::{create_table, quote};
-use crate::tables::{
-    Column, ColumnType, Lookup, MAX_ROWS, Scan, Table, Viewer, all, find, open, open_at_rows, options,
-};
+use crate::tables::{Column, ColumnType, Lookup, Scan, Table, Viewer, all, find, numbers, open, open_at_rows, options};
 use crate::value::Value;
 
 /// Rows that a table is taken to have, for the planner.
@@ -167,22 +165,14 @@ impl AgentCursor<'_> {
     /// The second time, the rows are put in order by a column that is compared for equality.
     fn open_scan(&mut self, columns: &[&Column], constraints: &[Constraint]) -> Scan {
         self.filtered = self.filtered.saturating_add(1);
-        let number = |(index, column): (usize, &&Column)| {
-            let mut equal =
-                constraints.iter().filter(|c| c.column == column.name && matches!(c.op, Op::Equal | Op::Is));
-            // Several are the values of a list; a fraction is not looked up.
-            let (Some(first), None) = (equal.next(), equal.next()) else { return None };
-            let integer = matches!(column.kind, ColumnType::Integer | ColumnType::BigInt) && column.name != MAX_ROWS;
-            integer.then(|| first.value.parse::<i64>().ok()).flatten().map(|number| (index, number))
-        };
-        let Some((index, number)) = columns.iter().enumerate().find_map(number).filter(|_| self.filtered > 1) else {
+        let Some((index, numbers)) = numbers(columns, constraints).filter(|_| self.filtered > 1) else {
             return open(&self.store, self.viewer, self.table, constraints);
         };
         let lookup = match self.lookup.take().filter(|lookup| lookup.column() == index) {
             Some(lookup) => lookup,
             None => Lookup::new(&self.store, self.table, index),
         };
-        let scan = open_at_rows(self.viewer, self.table, &lookup, number, constraints);
+        let scan = open_at_rows(self.viewer, self.table, &lookup, &numbers, constraints);
         self.lookup = Some(lookup);
         scan
     }

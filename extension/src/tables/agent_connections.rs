@@ -66,7 +66,11 @@ pub(super) static TABLE: Declaration<ConnectionRow> = Declaration {
             row.state.into()
         }),
         text("error", "Why it failed or broke", |row| (&row.error).into()),
-        bigint("start_time", "Start, UNIX seconds", |row| row.start_time.into()),
+        bigint(
+            "start_time",
+            "Start, or when it was found if it was there before recording began, UNIX seconds",
+            |row| row.start_time.into(),
+        ),
         bigint("end_time", "End, UNIX seconds; NULL while it is open", |row| row.end_time.into()),
         bigint("bytes_sent", "Bytes sent", unknown),
         bigint("bytes_received", "Bytes received", unknown),

@@ -19,9 +19,13 @@ pub(super) static TABLE: Declaration<OpenFileRow> = Declaration {
     ended: |_| None,
     owner: |row| row.uid.into(),
     fields: &[
-        bigint("eid", "Row of agent_file_ops that opened it", |row| row.eid.into()),
-        bigint("time", "When it was opened, UNIX seconds", |row| seconds(row.time_ns).into()),
-        bigint("time_ns", "When it was opened, UNIX nanoseconds", |row| row.time_ns.into()),
+        bigint(
+            "eid",
+            "Row of agent_file_ops that opened it; there is none for a file that was open before recording began",
+            |row| row.eid.into(),
+        ),
+        bigint("time", "When it was opened, or found open, UNIX seconds", |row| seconds(row.time_ns).into()),
+        bigint("time_ns", "When it was opened, or found open, UNIX nanoseconds", |row| row.time_ns.into()),
         text("agent", "Agent, by the name of its signature", |row| (&row.agent).into()),
         bigint("agent_id", "The running instance of the agent; joins with ai_agents", |row| row.agent_id.into()),
         bigint("pid", "Process id, as the host sees it", |row| row.pid.into()),
@@ -30,8 +34,8 @@ pub(super) static TABLE: Declaration<OpenFileRow> = Declaration {
         bigint("fd", "Descriptor", |row| row.fd.into()),
         text("operation", "How it was opened: open_read, open_write, create or truncate", |row| row.operation.into()),
         text("path", "File, seen from the root of the process' mount namespace", |row| (&row.path).into()),
-        bigint("bytes_read", "Bytes read so far", |row| row.bytes_read.into()),
-        bigint("bytes_written", "Bytes written so far", |row| row.bytes_written.into()),
+        bigint("bytes_read", "Bytes read so far, since recording began", |row| row.bytes_read.into()),
+        bigint("bytes_written", "Bytes written so far, since recording began", |row| row.bytes_written.into()),
         max_rows(),
     ],
 };

@@ -1,8 +1,7 @@
 //! Rows by a number: what makes a join two reads and not as many as there are rows.
 
-use std::collections::HashMap;
-
-use super::{Cursor, Position, Table};
+use super::constraint::{Constraint, Op};
+use super::{Column, ColumnType, Cursor, MAX_ROWS, Position, Table};
 use crate::record::Store;
 use crate::value::Value;
 
@@ -10,21 +9,28 @@ use crate::value::Value;
 pub struct Lookup {
     cursor: Box<dyn Cursor>,
     column: usize,
-    rows: HashMap<i64, Vec<Position>>,
+    /// In order: a quarter of what a map of lists would take.
+    rows: Vec<(i64, Position)>,
 }
 
 impl Lookup {
     /// Reads the table once. Cells that are no whole numbers are in no row that a whole number finds.
     #[must_use]
     pub fn new(store: &Store, table: &'static dyn Table, column: usize) -> Self {
-        let cursor = table.cursor(store);
+        Self::over(table.cursor(store), column)
+    }
+
+    /// The same over rows that were read already; the cursor is one that did not step yet.
+    #[must_use]
+    pub fn over(cursor: Box<dyn Cursor>, column: usize) -> Self {
         let mut walk = cursor.fork();
-        let mut rows: HashMap<_, Vec<_>> = HashMap::new();
+        let mut rows = Vec::new();
         while walk.advance() {
             if let Value::Integer(number) = walk.value(column) {
-                rows.entry(number).or_default().push(walk.position());
+                rows.push((number, walk.position()));
             }
         }
+        rows.sort_unstable();
         Self { cursor, column, rows }
     }
 
@@ -34,14 +40,38 @@ impl Lookup {
         self.column
     }
 
-    /// The rows with the number, newest first.
-    pub(super) fn rows(&self, number: i64) -> &[Position] {
-        self.rows.get(&number).map_or(&[], Vec::as_slice)
+    /// The rows with one of the numbers, each once, the newest last.
+    pub(super) fn rows(&self, numbers: &[i64]) -> Vec<Position> {
+        let mut found = Vec::new();
+        for number in numbers {
+            let start = self.rows.partition_point(|(other, _)| other < number);
+            let same = self.rows.get(start..).unwrap_or_default().iter().take_while(|(other, _)| other == number);
+            found.extend(same.map(|(_, position)| *position));
+        }
+        found.sort_unstable();
+        found.dedup();
+        found
     }
 
     pub(super) fn cursor(&self) -> Box<dyn Cursor> {
         self.cursor.fork()
     }
+}
+
+/// The column by which a query can be looked up, and the whole numbers of which one must be in it: the column with
+/// the fewest of them. None when no column is compared for equality with whole numbers only.
+#[must_use]
+pub fn numbers(columns: &[&Column], constraints: &[Constraint]) -> Option<(usize, Vec<i64>)> {
+    let of = |(index, column): (usize, &&Column)| {
+        let integer = matches!(column.kind, ColumnType::Integer | ColumnType::BigInt) && column.name != MAX_ROWS;
+        let equal = constraints.iter().filter(|constraint| {
+            matches!(constraint.op, Op::Equal | Op::Is) && constraint.column.eq_ignore_ascii_case(column.name)
+        });
+        // Several are the values of a list. What is no whole number, such as 5.0, may equal one all the same.
+        let numbers: Option<Vec<i64>> = integer.then(|| equal.map(|c| c.value.parse().ok()).collect()).flatten();
+        numbers.filter(|numbers| !numbers.is_empty()).map(|numbers| (index, numbers))
+    };
+    columns.iter().enumerate().filter_map(of).min_by_key(|(_, numbers)| numbers.len())
 }
 
 #[cfg(test)]
@@ -59,14 +89,27 @@ mod tests {
         let lookup = Lookup::new(&store, table, column("pid"));
         let mut cursor = lookup.cursor();
         let mut eids = Vec::new();
-        for position in lookup.rows(103) {
-            cursor.seek(*position);
+        for position in lookup.rows(&[103]) {
+            cursor.seek(position);
             assert_eq!(cursor.value(column("pid")), Value::Integer(103));
             eids.push(cursor.value(column("eid")));
         }
         assert_eq!(eids.len(), 500);
-        assert_eq!(eids[0], Value::Integer(fixture::EID + 1000 + 1999));
-        assert_eq!(lookup.rows(7), []);
+        assert_eq!(eids[499], Value::Integer(fixture::EID + 1000 + 1999));
+        assert_eq!(lookup.rows(&[7]), []);
+        assert_eq!(lookup.rows(&[103, 7, 101, 103]).len(), 1000);
+    }
+
+    #[test]
+    fn the_shortest_list_of_whole_numbers_is_looked_up() {
+        let columns = find("agent_file_ops").unwrap().columns();
+        let equal = |column: &str, value: &str| Constraint::new(column, Op::Equal, value);
+        let found = |constraints: &[Constraint]| {
+            numbers(&columns, constraints).map(|(index, numbers)| (columns[index].name, numbers))
+        };
+        assert_eq!(found(&[equal("pid", "1"), equal("pid", "2"), equal("UID", "3")]), Some(("uid", vec![3])));
+        assert_eq!(found(&[equal("pid", "1"), equal("pid", "5.0")]), None);
+        assert_eq!(found(&[equal("path", "1"), equal("max_rows", "1"), Constraint::new("pid", Op::Less, "1")]), None);
     }
 
     #[test]

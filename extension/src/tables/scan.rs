@@ -1,6 +1,6 @@
 //! A query over a table's rows.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::constraint::{Constraint, Op};
 use super::filter::Filter;
@@ -15,6 +15,9 @@ pub const DEFAULT_ROW_CAP: u64 = 10_000;
 /// How far back a query reads that says nothing of time.
 pub const WINDOW_SECONDS: i64 = 24 * 3600;
 
+/// Rows between two looks at the clock: a long list in a constraint can make a row take a millisecond.
+const ROWS_A_LOOK: u32 = 16;
+
 /// What a query asks of a table.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -26,13 +29,15 @@ pub struct Request {
     pub columns: Option<Vec<String>>,
     /// Rows at most: more are an error. None for no limit.
     pub cap: Option<u64>,
+    /// When the reading ends, done or not. None for no limit.
+    pub deadline: Option<Instant>,
 }
 
 impl Request {
     /// All rows and columns that the viewer may see.
     #[must_use]
     pub fn of(viewer: Viewer) -> Self {
-        Self { viewer, constraints: Vec::new(), columns: None, cap: None }
+        Self { viewer, constraints: Vec::new(), columns: None, cap: None, deadline: None }
     }
 }
 
@@ -50,6 +55,15 @@ pub enum ScanError {
         /// Rows that were allowed.
         cap: u64,
     },
+    /// The time was up.
+    #[error(
+        "{table}: stopped, for the answer took too long. Narrow the query (for example: time > strftime('%s', 'now') - \
+         3600, or agent_id = N), or compare with fewer values"
+    )]
+    TooSlow {
+        /// Table that was read.
+        table: &'static str,
+    },
     /// No such table.
     #[error("no such table: {0}")]
     NoTable(String),
@@ -66,6 +80,11 @@ pub struct Scan {
     since: Option<i64>,
     max_rows: Option<i64>,
     max_rows_column: Option<usize>,
+    deadline: Option<Instant>,
+    /// Steps since the last look at the clock.
+    steps: u32,
+    /// The deadline passed before the end.
+    stopped: bool,
 }
 
 /// Opens a table for reading.
@@ -74,20 +93,19 @@ pub fn open(store: &Store, viewer: Viewer, table: &'static dyn Table, constraint
     over(table.cursor(store), viewer, None, table, constraints)
 }
 
-/// Opens a table whose rows are known by one of their columns.
+/// Opens a table whose rows are known by one of their columns, of which one must hold one of the numbers.
 #[must_use]
 pub fn open_at_rows(
     viewer: Viewer,
     table: &'static dyn Table,
     lookup: &Lookup,
-    value: i64,
+    numbers: &[i64],
     constraints: &[Constraint],
 ) -> Scan {
-    let candidates = lookup.rows(value).iter().rev().copied().collect();
-    over(lookup.cursor(), viewer, Some(candidates), table, constraints)
+    over(lookup.cursor(), viewer, Some(lookup.rows(numbers)), table, constraints)
 }
 
-fn over(
+pub(super) fn over(
     cursor: Box<dyn Cursor>,
     viewer: Viewer,
     candidates: Option<Vec<Position>>,
@@ -104,6 +122,9 @@ fn over(
         since: (!timed).then(|| now().saturating_sub(WINDOW_SECONDS)),
         max_rows: max_rows(constraints),
         max_rows_column: columns.iter().position(|column| column.name == MAX_ROWS),
+        deadline: None,
+        steps: 0,
+        stopped: false,
     }
 }
 
@@ -137,6 +158,13 @@ impl Scan {
     }
 
     fn step(&mut self) -> bool {
+        if let Some(deadline) = self.deadline {
+            self.stopped |= self.steps == 0 && Instant::now() >= deadline;
+            self.steps = (self.steps + 1) % ROWS_A_LOOK;
+            if self.stopped {
+                return false;
+            }
+        }
         let Some(candidates) = &mut self.candidates else { return self.cursor.advance() };
         let next = candidates.pop();
         next.is_some_and(|position| {
@@ -165,13 +193,18 @@ pub struct Rows {
 /// Reads a table into memory.
 ///
 /// # Errors
-/// When more rows match than the request or the query's `max_rows` allows.
+/// When more rows match than the request or the query's `max_rows` allows, or the request's time is up.
 pub fn scan(store: &Store, table: &'static dyn Table, request: &Request) -> Result<Rows, ScanError> {
+    collect(open(store, request.viewer, table, &request.constraints), table, request)
+}
+
+/// Takes a scan's rows into memory.
+pub(super) fn collect(mut scan: Scan, table: &'static dyn Table, request: &Request) -> Result<Rows, ScanError> {
     let all = table.columns();
     let used =
         |column: &&Column| request.columns.as_ref().is_none_or(|names| names.iter().any(|name| name == column.name));
     let (indexes, columns): (Vec<_>, Vec<_>) = all.into_iter().enumerate().filter(|(_, column)| used(column)).unzip();
-    let mut scan = open(store, request.viewer, table, &request.constraints);
+    scan.deadline = request.deadline;
     let cap = request.cap.map(|cap| scan.max_rows.and_then(|rows| u64::try_from(rows).ok()).unwrap_or(cap));
     let mut rows = Vec::new();
     while scan.advance() {
@@ -180,6 +213,9 @@ pub fn scan(store: &Store, table: &'static dyn Table, request: &Request) -> Resu
         }
         rows.push(indexes.iter().map(|index| scan.value(*index)).collect());
     }
+    if scan.stopped {
+        return Err(ScanError::TooSlow { table: table.info().name });
+    }
     Ok(Rows { columns, rows })
 }
 
@@ -187,7 +223,9 @@ pub fn scan(store: &Store, table: &'static dyn Table, request: &Request) -> Resu
 mod tests {
     use super::*;
     use crate::fixture;
-    use crate::tables::find;
+    use crate::record::log::Snapshot;
+    use crate::tables::{Declaration, Info, Owner, bigint, find};
+    use std::time::Duration;
 
     fn eids(constraints: &[Constraint], cap: Option<u64>) -> Result<Vec<i64>, ScanError> {
         let request = Request {
@@ -227,6 +265,32 @@ mod tests {
         assert_eq!(eids(&[max_rows("8")], Some(7)).unwrap().len(), 8);
         assert!(eids(&[max_rows("2")], Some(7)).is_err());
         assert!(eids(&[max_rows("many")], Some(7)).is_err());
+    }
+
+    #[test]
+    fn a_slow_read_stops_at_its_deadline() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        static LOOKED_AT: AtomicUsize = AtomicUsize::new(0);
+        static SLOW: Declaration<()> = Declaration {
+            info: Info { name: "slow", description: "", platforms: &[], event_based: false, examples: &[] },
+            fields: &[bigint("number", "", |()| {
+                LOOKED_AT.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(1));
+                0.into()
+            })],
+            rows: |_| Snapshot::of(vec![(); 1_000_000]),
+            ended: |()| None,
+            owner: |()| Owner::Anyone,
+        };
+        // No row matches: it is the scan that has to look at the clock, not who takes its rows.
+        let constraints = vec![Constraint::new("number", Op::Equal, "1")];
+        let deadline = Some(Instant::now() + Duration::from_millis(100));
+        let error = scan(&Store::default(), &SLOW, &Request { constraints, deadline, ..Request::of(Viewer::All) });
+        let error = error.unwrap_err();
+        assert_eq!(error, ScanError::TooSlow { table: "slow" });
+        assert!(error.to_string().starts_with("slow: stopped"), "{error}");
+        let rows = LOOKED_AT.load(Ordering::Relaxed);
+        assert!(rows <= 100 + 16, "{rows}");
     }
 
     #[test]

@@ -135,7 +135,7 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
         abi::AQ_EXIT => exit(record)?,
         abi::AQ_OPEN => open(record, header.flags & abi::AQ_UNTRACKED == 0, truncated)?,
         abi::AQ_CLOSE => close(record, header.flags & abi::AQ_SEEN != 0)?,
-        abi::AQ_CHANGE => change(record, truncated)?,
+        abi::AQ_CHANGE => change(record, header.flags, truncated)?,
         abi::AQ_CONNECTION => connection(record)?,
         other => return Err(DecodeError::Unknown("kind", other)),
     };
@@ -221,7 +221,7 @@ fn close(record: &[u8], seen: bool) -> Result<EventKind, DecodeError> {
     Ok(EventKind::Close(Close { open_id, bytes_read, bytes_written, seen }))
 }
 
-fn change(record: &[u8], truncated: bool) -> Result<EventKind, DecodeError> {
+fn change(record: &[u8], flags: u32, truncated: bool) -> Result<EventKind, DecodeError> {
     let raw: abi::aq_change = read(record)?;
     let kind = match raw.what {
         abi::AQ_DELETE => ChangeKind::Delete,
@@ -242,6 +242,8 @@ fn change(record: &[u8], truncated: bool) -> Result<EventKind, DecodeError> {
         kind,
         path,
         dest: (dest != CallPath::default()).then_some(dest),
+        followed: flags & abi::AQ_FOLLOWED != 0,
+        exchanged: flags & abi::AQ_EXCHANGED != 0,
         mode: (raw.mode != u32::MAX).then_some(raw.mode),
         mount_ns: raw.mount_ns,
         uid: raw.uid,

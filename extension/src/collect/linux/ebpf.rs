@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use libbpf_rs::{Iter, Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, ProgramInput};
+use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, ProgramInput};
 
-use super::abi;
 use super::decode::{bytes_of, decode, kind_of, read};
 use super::ring::{Ring, RingMap};
+use super::{abi, adopt};
 use crate::collect::latency::Latency;
 use crate::collect::{CollectError, Collector, DegradationReason, Interest, Syscalls};
 use crate::event::{Event, EventKind, Mark};
@@ -21,9 +21,9 @@ use crate::value::Text;
 
 /// The programs, built from `bpf/agentquery.bpf.c` by `./dev bpf`.
 #[cfg(target_arch = "x86_64")]
-static OBJECT: &[u8] = include_bytes!("../../../../bpf/agentquery.x86_64.bpf.o");
+pub(super) static OBJECT: &[u8] = include_bytes!("../../../../bpf/agentquery.x86_64.bpf.o");
 #[cfg(target_arch = "aarch64")]
-static OBJECT: &[u8] = include_bytes!("../../../../bpf/agentquery.aarch64.bpf.o");
+pub(super) static OBJECT: &[u8] = include_bytes!("../../../../bpf/agentquery.aarch64.bpf.o");
 
 /// Records in a batch: what waits for its publication stays small.
 const BATCH: usize = 2048;
@@ -38,8 +38,8 @@ const SWEEP_AT_MOST: Duration = Duration::from_secs(1);
 /// Always attached, the exits first: a fork that is seen must not be left without its exit.
 /// The states of sockets with them: they cost nothing but where a connection begins or ends, and an agent's first moments
 /// must not wait for one more attachment.
-const PROCESS_PROGRAMS: [&str; 4] = ["on_exit", "on_newtask", "on_exec", "on_socket_state"];
-const CALL_PROGRAM: &str = "on_call";
+pub(super) const PROCESS_PROGRAMS: [&str; 4] = ["on_exit", "on_newtask", "on_exec", "on_socket_state"];
+pub(super) const CALL_PROGRAM: &str = "on_call";
 
 const KINDS: [&str; abi::AQ_KINDS as usize] = ["fork", "exec", "exit", "open", "close", "change", "connection"];
 
@@ -108,20 +108,40 @@ pub fn boot_ns() -> u64 {
     now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
+/// libbpf's own lines would go to stderr around our log; errors come back with the reason in them.
+pub(super) fn log_libbpf() {
+    libbpf_rs::set_print(Some((
+        libbpf_rs::PrintLevel::Info,
+        |_, line| tracing::debug!(target: "libbpf", "{}", line.trim_end()),
+    )));
+}
+
 fn check_machine() -> Result<(), DegradationReason> {
     // SAFETY: geteuid has no preconditions.
     if unsafe { libc::geteuid() } != 0 {
         return Err(DegradationReason::NotPrivileged);
     }
-    if !std::path::Path::new("/sys/kernel/btf/vmlinux").exists() {
+    if !has_btf() {
         return Err(DegradationReason::NoBtf);
     }
-    // The initial pid namespace has a fixed inode: PROC_PID_INIT_INO, include/linux/proc_ns.h.
-    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-    if namespace.as_os_str() != "pid:[4026531836]" {
+    if !in_initial_pid_namespace() {
         return Err(DegradationReason::PidNamespace);
     }
     Ok(())
+}
+
+/// Whether the kernel tells its types.
+#[must_use]
+pub fn has_btf() -> bool {
+    std::path::Path::new("/sys/kernel/btf/vmlinux").exists()
+}
+
+/// Whether pids here are the host's.
+#[must_use]
+pub fn in_initial_pid_namespace() -> bool {
+    // The initial pid namespace has a fixed inode: PROC_PID_INIT_INO, include/linux/proc_ns.h.
+    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    namespace.as_os_str() == "pid:[4026531836]"
 }
 
 fn map_named(object: &Object, name: &str) -> Result<MapHandle, DegradationReason> {
@@ -130,7 +150,7 @@ fn map_named(object: &Object, name: &str) -> Result<MapHandle, DegradationReason
     MapHandle::try_from(&map).map_err(|error| refused(name, &error))
 }
 
-fn attach(object: &Object, name: &str) -> Result<Link, DegradationReason> {
+pub(super) fn attach(object: &Object, name: &str) -> Result<Link, DegradationReason> {
     let program = object.progs_mut().find(|program| program.name() == name);
     let program = program.ok_or_else(|| DegradationReason::Refused(format!("the object has no program {name}")))?;
     program.attach().map_err(|error| refused(name, &error))
@@ -143,11 +163,7 @@ impl EbpfCollector {
     /// The reason why it cannot be done here.
     pub fn start(interest: &Interest, syscalls: Syscalls) -> Result<Self, DegradationReason> {
         check_machine()?;
-        // libbpf's own lines would go to stderr around our log; errors come back with the reason in them.
-        libbpf_rs::set_print(Some((
-            libbpf_rs::PrintLevel::Info,
-            |_, line| tracing::debug!(target: "libbpf", "{}", line.trim_end()),
-        )));
+        log_libbpf();
         let open = ObjectBuilder::default().open_memory(OBJECT).map_err(|error| refused("open", &error))?;
         let object = open.load().map_err(|error| refused("load", &error))?;
         let programs = object
@@ -223,29 +239,26 @@ impl EbpfCollector {
         }
         let muted = abi::aq_slot { state: abi::AQ_SLOT_MUTED, generation: 0, refilled_ns: 0, tokens: 0 };
         self.maps.slots.update(&abi::AQ_MUTED_SLOT.to_ne_bytes(), bytes_of(&muted), MapFlags::ANY)?;
-        self.mark(std::process::id(), Mark { slot: abi::AQ_MUTED_SLOT, generation: 0 })
+        let muted = Mark { slot: abi::AQ_MUTED_SLOT, generation: 0 };
+        adopt::mark(&self.object.0, &self.maps.control, std::process::id(), muted)?;
+        Ok(())
     }
 
-    /// Marks a process with all its threads and descendants.
-    fn mark(&self, root: u32, mark: Mark) -> libbpf_rs::Result<()> {
-        let key = 0_u32.to_ne_bytes();
-        let current = self.maps.control.lookup(&key, MapFlags::ANY)?.unwrap_or_default();
-        let show_every_exec = read::<abi::aq_control>(&current).map_or(0, |control| control.show_every_exec);
-        let asked = abi::aq_control {
-            show_every_exec,
-            mark_root: root,
-            mark_slot: mark.slot,
-            mark_generation: mark.generation,
+    /// A slot for a tree that the kernel did not mark.
+    fn take_slot(&self) -> Option<Mark> {
+        let taken = self.maps.free_slots.lookup_and_delete(&[]).ok()??;
+        let slot = u32::from_ne_bytes(taken.try_into().ok()?);
+        let bytes = self.maps.slots.lookup(&slot.to_ne_bytes(), MapFlags::ANY).ok()??;
+        let before: abi::aq_slot = read(&bytes).ok()?;
+        let generation = before.generation.wrapping_add(1);
+        let used = abi::aq_slot {
+            state: abi::AQ_SLOT_CONFIRMED,
+            generation,
+            refilled_ns: boot_ns(),
+            tokens: u64::from(u32::MAX),
         };
-        self.maps.control.update(&key, bytes_of(&asked), MapFlags::ANY)?;
-        let program = self.object.0.progs_mut().find(|program| program.name() == "mark_tree");
-        let Some(program) = program else {
-            return Err(libbpf_rs::Error::from(io::Error::other("the object has no program mark_tree")));
-        };
-        let link = program.attach_iter_with_opts(libbpf_rs::IterOpts::None)?;
-        let mut tasks = Iter::new(&link)?;
-        io::copy(&mut tasks, &mut io::sink())?;
-        Ok(())
+        self.maps.slots.update(&slot.to_ne_bytes(), bytes_of(&used), MapFlags::ANY).ok()?;
+        Some(Mark { slot, generation })
     }
 
     fn attach_calls(&mut self) {
@@ -354,26 +367,39 @@ impl Collector for EbpfCollector {
     }
 
     fn mark_tree(&mut self, root: u32) -> Option<Mark> {
-        let taken = self.maps.free_slots.lookup_and_delete(&[]).ok()??;
-        let slot = u32::from_ne_bytes(taken.try_into().ok()?);
-        let bytes = self.maps.slots.lookup(&slot.to_ne_bytes(), MapFlags::ANY).ok()??;
-        let before: abi::aq_slot = read(&bytes).ok()?;
-        let generation = before.generation.wrapping_add(1);
-        let used = abi::aq_slot {
-            state: abi::AQ_SLOT_CONFIRMED,
-            generation,
-            refilled_ns: boot_ns(),
-            tokens: u64::from(u32::MAX),
-        };
-        self.maps.slots.update(&slot.to_ne_bytes(), bytes_of(&used), MapFlags::ANY).ok()?;
-        let mark = Mark { slot, generation };
-        if let Err(error) = self.mark(root, mark) {
+        let mark = self.take_slot()?;
+        if let Err(error) = adopt::mark(&self.object.0, &self.maps.control, root, mark) {
             tracing::error!(%error, pid = root, "a running tree cannot be marked");
         }
         if self.attached_ns.is_none() {
             self.attach_calls();
         }
         Some(mark)
+    }
+
+    fn running(&mut self) -> Vec<Event> {
+        adopt::with_arguments(self.listed("list_programs"))
+    }
+
+    fn adopt(&mut self, root: u32) -> Option<(Mark, Vec<Event>)> {
+        let mark = self.take_slot()?;
+        // The hook first: what the tree does is seen from the moment of its mark.
+        self.idle_since = Some(Instant::now());
+        if self.attached_ns.is_none() {
+            self.attach_calls();
+        }
+        match adopt::mark_all(&self.object.0, &self.maps.control, root, mark) {
+            Ok(programs) => Some((mark, programs)),
+            Err(error) => {
+                tracing::error!(%error, pid = root, "a running tree cannot be marked");
+                self.release(mark);
+                None
+            }
+        }
+    }
+
+    fn open_already(&mut self) -> Vec<Event> {
+        self.listed("list_files")
     }
 
     fn syscalls_since(&self) -> Option<u64> {
@@ -397,6 +423,16 @@ impl Collector for EbpfCollector {
 }
 
 impl EbpfCollector {
+    fn listed(&self, program: &'static str) -> Vec<Event> {
+        match adopt::iterate(&self.object.0, program) {
+            Ok(written) => adopt::events(&written).collect(),
+            Err(error) => {
+                tracing::error!(%error, program, "what runs already cannot be found");
+                Vec::new()
+            }
+        }
+    }
+
     fn run_sweep(&mut self) {
         let started = Instant::now();
         let program = self.object.0.progs_mut().find(|program| program.name() == "sweep");

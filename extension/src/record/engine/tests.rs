@@ -1,12 +1,15 @@
 //! The state machine, fed by hand: which rows a life leaves, and what the collector is told.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::*;
 use crate::collect::CollectError;
 use crate::event::{CallPath, Change, ChangeKind, Close, Connection, Open, OpenMode, TcpState};
 use crate::record::Probe;
+use crate::record::inspect::{Program, Standing};
 use crate::record::rows::{CollectorRow, ConnectionRow, FileOpRow};
 
 const CLAUDE: &str = "/opt/node_modules/@anthropic-ai/claude-code/bin/claude.exe";
@@ -18,6 +21,7 @@ struct Told {
     confirmed: Vec<Mark>,
     released: Vec<Mark>,
     live: usize,
+    running: Vec<Event>,
 }
 
 struct NoProbe;
@@ -50,6 +54,12 @@ impl Collector for Told {
     fn mark_tree(&mut self, _: u32) -> Option<Mark> {
         Some(Mark { slot: 99, generation: 1 })
     }
+    fn running(&mut self) -> Vec<Event> {
+        self.running.clone()
+    }
+    fn adopt(&mut self, _: u32) -> Option<(Mark, Vec<Event>)> {
+        Some((MARK, self.running.clone()))
+    }
     fn syscalls_since(&self) -> Option<u64> {
         Some(5_000_000)
     }
@@ -62,10 +72,25 @@ impl Collector for Told {
     }
 }
 
-/// An engine, what it told, and a clock that goes on by a millisecond an event.
+/// The processes of a machine, by pid, with their parents.
+#[derive(Clone, Default)]
+struct Fake(Rc<RefCell<HashMap<u32, u32>>>);
+
+impl Machine for Fake {
+    fn standing(&self, pid: u32) -> Option<Standing> {
+        let parent = *self.0.borrow().get(&pid)?;
+        Some(Standing { parent, start_ticks: 0, ended: false })
+    }
+    fn program(&self, _: u32) -> Program {
+        Program { path: Some("/usr/bin/make".into()), argv: vec!["make".into(), "all".into()], cwd: None }
+    }
+}
+
+/// An engine, what it told, its machine, and a clock that goes on by a millisecond an event.
 struct Bench {
     engine: Engine,
     told: Told,
+    machine: Fake,
     now: u64,
 }
 
@@ -97,8 +122,10 @@ fn exit_with(code: i32) -> EventKind {
 
 impl Bench {
     fn new() -> Self {
-        let engine = Engine::new(Arc::default(), Arc::new(Catalogue::builtin()), Boot::default());
-        Self { engine, told: Told::default(), now: 0 }
+        let mut engine = Engine::new(Arc::default(), Arc::new(Catalogue::builtin()), Boot::default());
+        let machine = Fake::default();
+        engine.machine = Box::new(machine.clone());
+        Self { engine, told: Told::default(), machine, now: 0 }
     }
 
     fn feed(&mut self, pid: u32, kind: EventKind) {
@@ -155,6 +182,36 @@ fn an_agent_under_a_mark_that_was_given_back_gets_one_of_its_own() {
     let own = Mark { slot: 99, generation: 1 };
     bench.feed_marked(10, own, exit_with(0));
     assert_eq!(bench.told.released, [MARK, own]);
+}
+
+#[test]
+fn what_happens_while_an_agent_is_adopted_is_told_once() {
+    let mut bench = Bench::new();
+    let read = |pid, kind| Event { boot_ns: 50_000_000, process: key(pid), mark: MARK, kind };
+    bench.told.running = vec![
+        read(12, exec_of(11, "/usr/bin/git", &["git"])),
+        read(11, exec_of(10, "/usr/bin/sh", &["sh"])),
+        read(10, exec_of(1, CLAUDE, &["claude"])),
+        read(20, exec_of(1, "/usr/bin/vim", &["vim"])),
+    ];
+    bench.engine.adopt(50_000_000, &mut bench.told);
+    bench.now = 40_000_000;
+    bench.feed(11, fork_of(12)); // of one that is adopted
+    bench.feed(12, exec_of(11, "/usr/bin/git", &["git"])); // of the program that was read
+    bench.feed(12, exec_of(11, "/usr/bin/ls", &["ls"])); // and a further one
+    let told: Vec<_> = bench.processes().iter().map(|row| (row.pid, row.how, row.state, row.depth)).collect();
+    let wanted = [
+        (10, "adopted", "running", 0),
+        (11, "adopted", "running", 1),
+        (12, "exec", "replaced", 2),
+        (12, "exec", "running", 2),
+    ];
+    assert_eq!(told, wanted);
+    assert_eq!((bench.agents().len(), bench.agents()[0].processes), (1, 3));
+    for pid in [12, 11, 10] {
+        bench.feed(pid, exit_with(0));
+    }
+    assert_eq!((&*bench.told.released, bench.told.live), (&[MARK][..], 0));
 }
 
 #[test]
@@ -247,8 +304,86 @@ fn a_pid_that_is_used_again_is_another_process() {
     let stranger = ProcessKey { pid: 10, start_ns: 777 };
     let mut events = vec![Event { boot_ns: bench.now, process: stranger, mark: MARK, kind: exit_with(0) }];
     bench.engine.take(&mut events, bench.now, &mut bench.told);
-    assert_eq!(bench.processes()[0].state, "running");
+    let row = &bench.processes()[0];
+    assert_eq!((row.state, row.exit_code, row.signal), ("exited", None, None), "its own exit was lost");
     assert_eq!(bench.engine.discarded(), 1);
+}
+
+#[test]
+fn a_process_whose_exit_was_lost_ends_by_its_absence() {
+    let mut bench = Bench::new();
+    bench.feed(10, exec_of(1, CLAUDE, &["claude"]));
+    bench.feed(10, fork_of(11));
+    bench.feed(10, fork_of(12));
+    bench.machine.0.borrow_mut().insert(10, 1);
+    let idle = |bench: &mut Bench, seconds: u64| {
+        bench.now += seconds * 1_000_000_000;
+        bench.engine.take(&mut Vec::new(), bench.now, &mut bench.told);
+    };
+    idle(&mut bench, 6);
+    assert_eq!(bench.agents()[0].processes, 3, "their exits may be on their way");
+    bench.feed(12, exit_with(4));
+    assert_eq!(bench.agents()[0].processes, 2);
+    idle(&mut bench, 2);
+    let rows = bench.processes();
+    let told: Vec<_> = rows.iter().map(|row| (row.pid, row.state, row.exit_code, row.signal)).collect();
+    assert_eq!(told, [(10, "running", None, None), (11, "exited", None, None), (12, "exited", Some(4), Some(0))]);
+    assert_eq!(bench.agents()[0].processes, 1);
+    bench.machine.0.borrow_mut().clear();
+    idle(&mut bench, 6);
+    idle(&mut bench, 2);
+    assert_eq!((bench.agents()[0].state.as_deref(), bench.agents()[0].exit_code), (Some("exited"), None));
+    assert_eq!(bench.told.released, [MARK]);
+}
+
+#[test]
+fn a_process_whose_fork_was_lost_is_taken_in_when_it_acts() {
+    let mut bench = Bench::new();
+    bench.feed(10, exec_of(1, CLAUDE, &["claude"]));
+    bench.feed(10, fork_of(11));
+    // 13 below 12 below 11, of which 12 is not known either.
+    bench.machine.0.borrow_mut().extend([(10, 1), (11, 10), (12, 11), (13, 12)]);
+    bench.feed(13, open_of(1, OpenMode::Create, "/nowhere/a"));
+    let rows = bench.processes();
+    let taken = (rows[2].pid, rows[2].how, &*rows[2].name, rows[2].cmdline.as_deref(), rows[2].parent);
+    assert_eq!(taken, (13, "adopted", "make", Some("make all"), Some(12)));
+    assert_eq!((rows[2].parent_eid, rows[2].depth), (Some(rows[1].eid), 2));
+    assert_eq!((bench.files()[0].process_eid, bench.files()[0].agent_id), (rows[2].eid, rows[0].agent_id));
+    // One that has gone by now, and one that tells of itself by an exec.
+    bench.feed(14, exit_with(3));
+    bench.feed(15, exec_of(11, "/usr/bin/git", &["git"]));
+    let rows = bench.processes();
+    assert_eq!((rows[3].pid, rows[3].how, rows[3].exit_code), (14, "adopted", Some(3)));
+    assert_eq!((rows[4].pid, rows[4].how, &*rows[4].name, rows.len()), (15, "exec", "git", 5));
+    assert_eq!((bench.agents()[0].processes, bench.engine.discarded()), (4, 0));
+    for pid in [15, 13, 11, 10] {
+        bench.feed(pid, exit_with(0));
+    }
+    assert_eq!(bench.told.released, [MARK]);
+}
+
+#[test]
+fn a_process_that_may_be_anothers_is_not_taken_in() {
+    // A wrapper under the same mark is no agent, and its children are none of the agent's.
+    let mut bench = Bench::new();
+    let event = |boot_ns, pid, kind| Event { boot_ns, process: key(pid), mark: MARK, kind };
+    let mut events = vec![
+        event(1, 9, exec_of(1, "/usr/bin/bash", &["bash", "/opt/claude-code/start"])),
+        event(2, 10, exec_of(9, CLAUDE, &["claude"])),
+        event(3, 12, open_of(1, OpenMode::Create, "/nowhere/a")),
+    ];
+    bench.engine.take(&mut events, 3, &mut bench.told);
+    assert_eq!((bench.agents().len(), bench.processes().len(), bench.files().len()), (1, 1, 0));
+    // Two agents under one mark: whose it is cannot be told without an ancestor.
+    let mut bench = Bench::new();
+    bench.feed(10, exec_of(1, CLAUDE, &["claude"]));
+    bench.feed(10, fork_of(11));
+    bench.feed(11, exec_of(10, CODEX, &["codex"]));
+    bench.feed(12, open_of(1, OpenMode::Create, "/nowhere/a"));
+    assert!(bench.files().is_empty());
+    bench.machine.0.borrow_mut().extend([(13, 11)]);
+    bench.feed(13, open_of(2, OpenMode::Create, "/nowhere/b"));
+    assert_eq!(&*bench.files()[0].agent, "codex");
 }
 
 fn open_of(open_id: u64, how: OpenMode, path: &str) -> EventKind {
@@ -276,6 +411,11 @@ fn an_open_and_its_close_are_two_rows_and_noise_is_none() {
     assert_eq!(bench.agents()[0].files_created, 1);
 }
 
+fn change_of(kind: ChangeKind, path: CallPath, dest: Option<CallPath>) -> EventKind {
+    let (followed, exchanged, mode, mount_ns) = (false, false, None, 0);
+    EventKind::Change(Change { kind, path, dest, followed, exchanged, mode, mount_ns, uid: 0, truncated: false })
+}
+
 #[test]
 fn a_symlinks_name_is_what_was_made() {
     let mut bench = Bench::new();
@@ -283,7 +423,7 @@ fn a_symlinks_name_is_what_was_made() {
     let path = CallPath { base: String::new(), name: "../target".into() };
     let dest = Some(CallPath { base: "/nowhere".into(), name: "link".into() });
     let kind = ChangeKind::Symlink;
-    bench.feed(10, EventKind::Change(Change { kind, path, dest, mode: None, mount_ns: 1, uid: 0, truncated: false }));
+    bench.feed(10, change_of(kind, path, dest));
     let row = &bench.files()[0];
     assert_eq!((&*row.path, row.dest_path.as_deref()), ("../target", Some("/nowhere/link")));
 }
@@ -333,6 +473,26 @@ fn a_refused_connection_waits_for_its_call_to_return() {
     bench.feed(10, step(Some(TcpState::SynSent), 0));
     assert_eq!(bench.connections().len(), 2);
     assert_eq!(bench.agents()[0].connections_total, 2);
+}
+
+#[test]
+fn the_error_that_a_second_connect_fetches_is_the_first_ones() {
+    let mut bench = Bench::new();
+    bench.feed(10, exec_of(1, CLAUDE, &["claude"]));
+    // Refused after the call returned, and, by this machine itself, before.
+    let (returned, refused) = (step(None, 0), step(Some(TcpState::Close), 111));
+    for (n, order) in [[&returned, &refused], [&refused, &returned]].into_iter().enumerate() {
+        bench.feed(10, step(Some(TcpState::SynSent), 0));
+        for event in order {
+            bench.feed(10, event.clone());
+        }
+        bench.feed(10, step(None, 111));
+        let rows = bench.connections();
+        assert_eq!((rows.len(), rows[n].state, rows[n].error.as_deref()), (n + 1, "failed", Some("ECONNREFUSED")));
+    }
+    // It was fetched: the next one that fails without a state is a connection of its own.
+    bench.feed(10, step(None, 101));
+    assert_eq!(bench.connections().len(), 3);
 }
 
 #[test]

@@ -1,0 +1,108 @@
+//! osquery's core, played by its own Python classes (tests/manager.py).
+
+#![allow(dead_code)]
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// The folder of the tests.
+pub fn tests() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests")
+}
+
+/// What a program printed that went well.
+pub fn text(output: Output) -> String {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}\n{errors}", output.status);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// tests/manager.py, with these arguments.
+pub fn python(arguments: &[&str]) -> Command {
+    static PYTHON: OnceLock<String> = OnceLock::new();
+    let python = PYTHON.get_or_init(|| text(Command::new(tests().join("python-venv.sh")).output().unwrap()));
+    let mut command = Command::new(python.trim());
+    command.arg(tests().join("manager.py")).args(arguments);
+    command
+}
+
+/// A core on a socket, in a process of its own that can be killed.
+pub struct Core {
+    child: Child,
+    commands: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Core {
+    pub fn start(socket: &Path) -> Self {
+        let mut command = python(&["serve", socket.to_str().unwrap()]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (commands, answers) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        let mut core = Self { child, commands, answers };
+        core.answer().unwrap();
+        core
+    }
+
+    fn answer(&mut self) -> Result<Value, String> {
+        let mut line = String::new();
+        self.answers.read_line(&mut line).unwrap();
+        let answer: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
+        answer.get("error").map_or_else(|| Ok(answer["ok"].clone()), |error| Err(error.to_string()))
+    }
+
+    /// Tells it something without waiting for what it says.
+    pub fn begin(&mut self, command: &str, arguments: &Value) {
+        writeln!(self.commands, "{}", json!([command, arguments])).unwrap();
+    }
+
+    /// What it says to that, or its error.
+    pub fn try_tell(&mut self, command: &str, arguments: &Value) -> Result<Value, String> {
+        self.begin(command, arguments);
+        self.answer()
+    }
+
+    /// What it says to that.
+    pub fn tell(&mut self, command: &str, arguments: &Value) -> Value {
+        self.try_tell(command, arguments).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// What it says to what was begun.
+    pub fn end(&mut self) -> Result<Value, String> {
+        self.answer()
+    }
+
+    /// Rows of a table with this in a column, as the core gets them.
+    pub fn rows(&mut self, table: &str, column: &str, value: &str) -> Vec<Value> {
+        self.tell("generate", &json!([table, {column: [[2, value]]}, null])).as_array().unwrap().clone()
+    }
+
+    pub fn uuid(&mut self) -> Option<i64> {
+        self.tell("uuid", &json!([])).as_i64()
+    }
+
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: a signal to a child that was not waited for.
+        unsafe { libc::kill(i32::try_from(self.child.id()).unwrap(), signal) };
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits until it is so, for a while.
+pub fn wait_until(what: &str, seconds: u64, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    while !holds() {
+        assert!(Instant::now() < deadline, "not within {seconds} s: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
