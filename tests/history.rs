@@ -34,7 +34,7 @@ fn index(table: &str, name: &str) -> usize {
 fn row(table: &str, n: i64) -> Vec<Value> {
     let time_ns = START + n * 1_000_000 + n % 977;
     let cell = |column: &&Column| match (column.name, column.kind) {
-        _ if column.is_hidden() => Value::Null,
+        _ if column.is_of_query() => Value::Null,
         ("eid" | "agent_id", _) if column.name == "eid" || table == "ai_agents" => Value::Integer(time_ns + 5),
         ("time_ns", _) => Value::Integer(time_ns),
         ("time" | "start_time" | "end_time", _) => Value::Integer(time_ns / 1_000_000_000),
@@ -61,7 +61,7 @@ fn all(history: &History, table: &str, query: &Query<'_>) -> Result<Vec<(i64, Ve
     let conditions = reader.conditions(table, query).unwrap();
     let mut rows: Vec<(i64, Vec<Value>)> = Vec::new();
     loop {
-        let page = reader.page(table, &indexes, &conditions, rows.last().map(|row| row.0), 3000)?;
+        let page = reader.page(table, &indexes, &conditions, (rows.last().map(|row| row.0), None), 3000)?;
         if page.is_empty() {
             return Ok(rows);
         }
@@ -357,7 +357,7 @@ fn readers_do_not_wait_for_a_checkpoint() {
         let mut spans = Vec::new();
         while !over.load(Ordering::SeqCst) {
             let start = Instant::now();
-            assert_eq!(reader.page(TABLE, &[0, 9], &conditions, None, 100).unwrap().len(), 100);
+            assert_eq!(reader.page(TABLE, &[0, 9], &conditions, (None, None), 100).unwrap().len(), 100);
             spans.push((start, start.elapsed()));
         }
         spans
@@ -420,7 +420,7 @@ fn number() -> impl Strategy<Value = i64> {
 
 fn cell(column: &'static Column) -> BoxedStrategy<Value> {
     match column.kind {
-        _ if column.is_hidden() => Just(Value::Null).boxed(),
+        _ if column.is_of_query() => Just(Value::Null).boxed(),
         ColumnType::Text => prop_oneof![Just(Value::Null), text().prop_map(|text| Value::Text(text.into()))].boxed(),
         ColumnType::Integer | ColumnType::BigInt => {
             prop_oneof![Just(Value::Null), number().prop_map(Value::Integer)].boxed()
@@ -599,7 +599,7 @@ fn measure() {
         let conditions: Conditions = reader.conditions(TABLE, &Query { constraints: &constraints, ..ALL }).unwrap();
         let (mut count, mut below) = (0, None);
         loop {
-            let page = reader.page(TABLE, &all, &conditions, below, 4000).unwrap();
+            let page = reader.page(TABLE, &all, &conditions, (below, None), 4000).unwrap();
             let Some(row) = page.last() else { break };
             below = Some(row.eid);
             count += page.len();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use agentquery::collect::{DegradationReason, Syscalls};
 use agentquery::config::{self, Config};
 use agentquery::front::{self, Front};
+use agentquery::history::{self, Retention};
 use agentquery::lock::Place;
 use agentquery::osquery::client::Client;
 use agentquery::osquery::{self, Stop};
@@ -23,6 +24,12 @@ use tracing::level_filters::LevelFilter;
 
 /// Where a recorder keeps its state.
 const STATE_DIR: &str = "/var/lib/agentquery";
+
+/// The history's name below it.
+const HISTORY: &str = "history.duckdb";
+
+/// In place of a path: no history.
+const NO_HISTORY: &str = "none";
 
 /// Where it answers. The directory is everybody's to enter: what each gets to see is decided for each.
 const SOCKET_DIR: &str = "/run/agentquery";
@@ -51,6 +58,10 @@ struct Recording {
     /// Directory of the recorder's lock and state [default: /var/lib/agentquery]
     #[arg(long, global = true, value_name = "DIR", env = "AGENTQUERY_STATE_DIR")]
     state_dir: Option<PathBuf>,
+    /// File of the history, or none to hold finished rows in memory alone [default: history.duckdb in the directory of
+    /// --state-dir]
+    #[arg(long, global = true, value_name = "PATH", env = "AGENTQUERY_DATABASE")]
+    database: Option<PathBuf>,
     /// Directory with further signatures of agents; may be given several times
     #[arg(long, global = true, value_name = "DIR")]
     signatures: Vec<PathBuf>,
@@ -193,7 +204,15 @@ impl Recording {
         };
         let signature_dirs = [config::SIGNATURES.into()].into_iter().chain(config.signatures);
         let signature_dirs = signature_dirs.chain(self.signatures.iter().cloned()).collect();
-        (Settings { syscalls, signature_dirs, faults: Vec::new() }, place)
+        let database = self.database.clone().or(config.database);
+        let database = database.unwrap_or_else(|| place.state_dir.join(HISTORY));
+        let usual = Retention::default();
+        let retention = Retention {
+            seconds: config.retention_days.map_or(usual.seconds, |days| i64::from(days) * 24 * 3600),
+            bytes: config.retention_bytes.unwrap_or(usual.bytes),
+        };
+        let history = (database != Path::new(NO_HISTORY)).then_some(history::Settings { path: database, retention });
+        (Settings { syscalls, signature_dirs, history, faults: Vec::new() }, place)
     }
 
     /// The configuration, or the one without a file and what is wrong with the file.
@@ -367,6 +386,8 @@ mod tests {
                 signatures: vec!["/file".into()],
                 state_dir: Some("/state".into()),
                 socket: None,
+                retention_days: Some(2),
+                ..Config::default()
             };
             let Command::Run { socket } = cli.command else { panic!("another command") };
             cli.recording.settings(config, socket)
@@ -375,6 +396,9 @@ mod tests {
         assert_eq!(settings.syscalls, Syscalls::Always);
         assert_eq!(settings.signature_dirs, [Path::new(config::SIGNATURES), Path::new("/file")]);
         assert_eq!(place, Place { state_dir: "/state".into(), socket: "/state/agentquery.em".into() });
+        let kept = settings.history.unwrap();
+        assert_eq!((kept.path.as_path(), kept.retention.seconds), (Path::new("/state/history.duckdb"), 2 * 86400));
+        assert_eq!(line(&["--database", "none"]).0.history, None);
         let (settings, place) = line(&["--syscalls", "on_demand", "--state-dir", "/s", "--socket", "/x"]);
         assert_eq!(settings.syscalls, Syscalls::OnDemand);
         assert_eq!(place, Place { state_dir: "/s".into(), socket: "/x".into() });

@@ -32,6 +32,12 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// Socket on which the recorder answers.
     pub socket: Option<PathBuf>,
+    /// File of the history; `none` for rows in memory alone.
+    pub database: Option<PathBuf>,
+    /// Days for which finished rows are kept.
+    pub retention_days: Option<u32>,
+    /// Bytes of the history's file that may be in use.
+    pub retention_bytes: Option<u64>,
 }
 
 /// Why the file does not count.
@@ -96,12 +102,19 @@ mod tests {
 
     #[test]
     fn what_it_says() {
-        let config = read("syscalls: always\nsignatures:\n  - /etc/x\nstate_dir: /s\nsocket: /r/a.em\n").unwrap();
+        let config = read(
+            "syscalls: always\nsignatures:\n  - /etc/x\nstate_dir: /s\nsocket: /r/a.em\n\
+                           database: /d/h.duckdb\nretention_days: 7\nretention_bytes: 1000000\n",
+        )
+        .unwrap();
         let expected = Config {
             syscalls: Some(Syscalls::Always),
             signatures: vec!["/etc/x".into()],
             state_dir: Some("/s".into()),
             socket: Some("/r/a.em".into()),
+            database: Some("/d/h.duckdb".into()),
+            retention_days: Some(7),
+            retention_bytes: Some(1_000_000),
         };
         assert_eq!(config, expected);
         assert_eq!(read("").unwrap(), Config::default());

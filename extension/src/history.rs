@@ -11,14 +11,16 @@ mod open;
 mod read;
 mod retain;
 mod schema;
+mod writer;
 
 pub use append::{Flush, Mark};
 pub use condition::{Conditions, Query};
 pub use error::HistoryError;
 pub use open::OpenNote;
-pub use read::{Reader, Readers, Row};
+pub use read::{Cursor, Reader, Readers, Row};
 pub use retain::{Pruned, Retention};
 pub use schema::VERSION;
+pub use writer::{Settings, Writer};
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -39,8 +41,8 @@ pub struct History {
     /// Where readers' connections come from.
     readers: Readers,
     kept: Arc<[Kept]>,
-    /// After the connections: the file is somebody else's only when they are closed.
-    _lock: File,
+    /// After the connections: the file is somebody else's only when all are closed, the readers' too.
+    _lock: Arc<File>,
 }
 
 impl History {

@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::collect::{self, CollectError, Collector, DegradationReason, Interest, Syscalls};
+use crate::history;
 use crate::identify::{Catalogue, INTERPRETERS};
 use crate::record::{Boot, Engine, Store};
 
@@ -26,6 +27,8 @@ pub struct Settings {
     pub syscalls: Syscalls,
     /// Folders with signatures of one's own, which override the ones of the same name that are compiled in.
     pub signature_dirs: Vec<PathBuf>,
+    /// Where finished rows are kept, and for how long; none to hold them in memory alone.
+    pub history: Option<history::Settings>,
     /// What was wrong with the settings, for `agent_collector` to tell.
     pub faults: Vec<String>,
 }
@@ -46,6 +49,7 @@ pub struct Recorder {
     store: Arc<Store>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
+    writer: Option<history::Writer>,
 }
 
 impl Recorder {
@@ -70,6 +74,10 @@ impl Recorder {
         let syscalls = settings.syscalls;
         let store = Arc::new(Store::default());
         store.update(|state| state.faults.clone_from(&settings.faults));
+        let (writer, floor) = match settings.history.clone().map(|at| history::Writer::start(at, Arc::clone(&store))) {
+            Some(started) => started.map(|(writer, floor)| (Some(writer), floor)).map_err(Error::Thread)?,
+            None => (None, 0),
+        };
         let stop = Arc::new(AtomicBool::new(false));
         let (ready, started) = std::sync::mpsc::sync_channel(1);
         let thread = {
@@ -85,7 +93,7 @@ impl Recorder {
                     }
                 };
                 store.set_probe(collector.probe());
-                let mut engine = Engine::new(Arc::clone(&store), catalogue, boot());
+                let mut engine = Engine::new(Arc::clone(&store), catalogue, boot()).above(floor);
                 engine.adopt(collect::boot_ns(), &mut *collector);
                 let _ = ready.send(Ok(()));
                 tell_end(&store, || record(engine, collector, &stop));
@@ -93,7 +101,7 @@ impl Recorder {
         };
         let thread = thread.map_err(Error::Thread)?;
         match started.recv() {
-            Ok(Ok(())) => Ok(Self { store, stop, thread: Some(thread) }),
+            Ok(Ok(())) => Ok(Self { store, stop, thread: Some(thread), writer }),
             Ok(Err(reason)) => Err(reason.into()),
             Err(_) => Err(Error::Collector(DegradationReason::Refused("the recording thread ended".into()))),
         }
@@ -118,6 +126,8 @@ impl Drop for Recorder {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+        // After the last row.
+        drop(self.writer.take());
     }
 }
 

@@ -18,21 +18,23 @@ pub mod filter;
 #[cfg(test)]
 mod golden;
 mod lookup;
+mod past;
 mod pattern;
 mod reads;
 mod scan;
 pub mod schema;
 mod viewer;
 
-pub use lookup::{Lookup, numbers};
-pub use reads::{Reads, SHARED_FOR};
-pub use scan::{DEFAULT_ROW_CAP, Request, Rows, Scan, ScanError, WINDOW_SECONDS, open, open_at_rows, scan};
+use lookup::Lookup;
+pub use reads::{Read, Reads, SHARED_FOR};
+pub use scan::{DEFAULT_ROW_CAP, Request, Rows, Scan, ScanError, WINDOW_SECONDS, open, scan};
 pub use viewer::{Owner, Viewer};
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use crate::record::Store;
-use crate::record::log::Snapshot;
+use crate::record::log::{Log, Snapshot};
+use crate::record::{State, Store};
 use crate::value::Value;
 
 /// Type of a column, as SQL names it.
@@ -123,6 +125,12 @@ impl Column {
         }
     }
 
+    /// Whether it is a word of the query's, and no row has a value in it.
+    #[must_use]
+    pub fn is_of_query(&self) -> bool {
+        ["consumer", MAX_ROWS].contains(&self.name)
+    }
+
     /// Whether `SELECT *` leaves it out.
     #[must_use]
     pub fn is_hidden(&self) -> bool {
@@ -204,6 +212,35 @@ pub(crate) struct Declaration<R: 'static> {
     /// The last second of a row's life; none while it lives and for rows that have no time.
     ended: fn(&R) -> Option<i64>,
     owner: fn(&R) -> Owner,
+    /// Where its finished rows wait for the history; none for a table whose rows are not kept.
+    finished: Option<Finished<R>>,
+}
+
+/// The finished rows of a table.
+pub(crate) struct Finished<R> {
+    log: fn(&State) -> &Log<R>,
+    forget: fn(&mut State, &Range<u64>),
+}
+
+/// Finished rows that are to be stored, the newest first.
+pub struct Batch {
+    /// The rows.
+    pub rows: Box<dyn Cursor>,
+    numbers: Range<u64>,
+}
+
+impl Batch {
+    /// How many rows.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        usize::try_from(self.numbers.end - self.numbers.start).unwrap_or(usize::MAX)
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.numbers.is_empty()
+    }
 }
 
 /// A declared table, whatever its rows are.
@@ -214,6 +251,17 @@ pub trait Table: Sync {
     fn columns(&self) -> Vec<&Column>;
     /// Its rows as they are now, newest first.
     fn cursor(&'static self, store: &Store) -> Box<dyn Cursor>;
+    /// Whether its finished rows go into the history.
+    fn is_kept(&self) -> bool;
+    /// Its oldest finished rows in memory, about so many at most; none for a table that is not kept.
+    fn finished(&'static self, store: &Store, most: usize) -> Option<Batch>;
+    /// Takes rows that are stored out of memory.
+    fn forget(&self, store: &Store, stored: &Batch);
+
+    /// The column that tells its rows apart: the number of each, or of what it is about.
+    fn key(&self) -> usize {
+        self.columns().iter().position(|column| column.name == "eid").unwrap_or(0)
+    }
 }
 
 /// A row in a walk; a newer one is greater.
@@ -242,7 +290,7 @@ pub trait Cursor: Send {
     fn owner(&self) -> Owner;
 }
 
-impl<R: Send + Sync + 'static> Table for Declaration<R> {
+impl<R: Clone + Send + Sync + 'static> Table for Declaration<R> {
     fn info(&self) -> &Info {
         &self.info
     }
@@ -254,7 +302,29 @@ impl<R: Send + Sync + 'static> Table for Declaration<R> {
     fn cursor(&'static self, store: &Store) -> Box<dyn Cursor> {
         store.count_read();
         tracing::debug!(table = self.info.name, "read");
-        let segments: Arc<[_]> = (self.rows)(store).into_segments().into();
+        self.walk((self.rows)(store))
+    }
+
+    fn is_kept(&self) -> bool {
+        self.finished.is_some()
+    }
+
+    fn finished(&'static self, store: &Store, most: usize) -> Option<Batch> {
+        let finished = self.finished.as_ref()?;
+        let (rows, numbers) = store.read(|state| (finished.log)(state).oldest(most));
+        Some(Batch { rows: self.walk(rows), numbers })
+    }
+
+    fn forget(&self, store: &Store, stored: &Batch) {
+        if let Some(finished) = &self.finished {
+            store.update(|state| (finished.forget)(state, &stored.numbers));
+        }
+    }
+}
+
+impl<R: Clone + Send + Sync + 'static> Declaration<R> {
+    fn walk(&'static self, rows: Snapshot<R>) -> Box<dyn Cursor> {
+        let segments: Arc<[_]> = rows.into_segments().into();
         let position = Position { segment: segments.len(), row: 0 };
         Box::new(Walk { table: self, segments, position })
     }
@@ -274,7 +344,7 @@ impl<R> Walk<R> {
     }
 }
 
-impl<R: Send + Sync> Cursor for Walk<R> {
+impl<R: Clone + Send + Sync> Cursor for Walk<R> {
     fn advance(&mut self) -> bool {
         let Position { mut segment, mut row } = self.position;
         while row <= 1 {

@@ -81,6 +81,17 @@ impl Flush<'_> {
         appender.flush()
     }
 
+    /// Removes the rows with these keys: others are going to take their place.
+    ///
+    /// # Errors
+    /// When they cannot be removed; then nothing of the flush is stored.
+    pub fn remove(&mut self, table: &str, keys: &[i64]) -> Result<(), HistoryError> {
+        let Some(kept) = self.history.kept.iter().find(|kept| kept.name() == table) else { return Ok(()) };
+        let list: Vec<_> = keys.iter().map(ToString::to_string).collect();
+        let sql = format!("DELETE FROM {} WHERE {} IN ({})", kept.name(), kept.key, list.join(", "));
+        self.transaction.execute_batch(&sql).map_err(|error| HistoryError::of(&self.history.path, &error))
+    }
+
     /// Makes the flush durable.
     ///
     /// # Errors

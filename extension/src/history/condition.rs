@@ -10,6 +10,9 @@ use crate::tables::constraint::{Constraint, Op};
 use crate::tables::filter::Number;
 use crate::tables::{Column, ColumnType, Viewer};
 
+/// Values of a list that are said one by one.
+const MOST: usize = 1000;
+
 const SECOND: i128 = 1_000_000_000;
 
 /// Which rows of a table a query reads.
@@ -77,16 +80,34 @@ impl Conditions {
             constraints.iter().filter(|constraint| matches!(constraint.op, Op::Equal | Op::Is)).collect();
         if !alternatives.is_empty() {
             // One that cannot be said makes the whole list so.
-            let each = alternatives.iter().map(|constraint| equal(column, &constraint.value));
-            if let Some(each) = each.collect::<Option<Vec<_>>>() {
-                let (clauses, parameters): (Vec<_>, Vec<_>) = each.into_iter().unzip();
-                self.push(format!("({})", clauses.join(" OR ")), parameters.into_iter().flatten());
+            if let Some(integers) = integers(column, &alternatives) {
+                self.integers(column.name, &integers);
+            } else if alternatives.len() <= MOST {
+                self.any(column, &alternatives);
             }
         }
         for constraint in constraints {
             if let Some((clause, parameter)) = single(column, constraint) {
-                self.push(clause, [parameter]);
+                self.push(clause, parameter);
             }
+        }
+    }
+
+    fn any(&mut self, column: &Column, alternatives: &[&&Constraint]) {
+        let each = alternatives.iter().map(|constraint| equal(column, &constraint.value));
+        if let Some(each) = each.collect::<Option<Vec<_>>>() {
+            let (clauses, parameters): (Vec<_>, Vec<_>) = each.into_iter().unzip();
+            self.push(format!("({})", clauses.join(" OR ")), parameters.into_iter().flatten());
+        }
+    }
+
+    /// One of these; of a long list, what lies between its lowest and its highest.
+    fn integers(&mut self, name: &str, integers: &[i64]) {
+        if integers.len() <= MOST {
+            let list: Vec<_> = integers.iter().map(ToString::to_string).collect();
+            self.push(format!("{name} IN ({})", list.join(", ")), []);
+        } else if let (Some(low), Some(high)) = (integers.iter().min(), integers.iter().max()) {
+            self.push(format!("{name} BETWEEN {low} AND {high}"), []);
         }
     }
 
@@ -119,9 +140,19 @@ impl Conditions {
         };
         // Beyond what can be stored, the filter decides.
         if let Ok(bound) = i64::try_from(bound * SECOND) {
-            self.push(format!("{NANOSECONDS} {sign} ?"), [Parameter::BigInt(bound)]);
+            self.push(format!("{NANOSECONDS} {sign} {bound}"), []);
         }
     }
+}
+
+/// The whole numbers of which one is wanted; none when something else is.
+fn integers(column: &Column, alternatives: &[&&Constraint]) -> Option<Vec<i64>> {
+    let integer = |constraint: &&&Constraint| match Number::parse(&constraint.value) {
+        Some(Number::Integer(integer)) => Some(integer),
+        _ => None,
+    };
+    let whole = matches!(column.kind, ColumnType::Integer | ColumnType::BigInt);
+    whole.then(|| alternatives.iter().map(integer).collect()).flatten()
 }
 
 /// Also where the filter can't tell: what is NULL here is '' in osquery, and a text is only compared up to a NUL.
@@ -157,7 +188,7 @@ fn around(number: Number) -> Option<(f64, f64)> {
     (double + slack).is_finite().then_some((double - slack, double + slack))
 }
 
-fn single(column: &Column, constraint: &Constraint) -> Option<(String, Parameter)> {
+fn single(column: &Column, constraint: &Constraint) -> Option<(String, Option<Parameter>)> {
     let Constraint { op, value, .. } = constraint;
     let name = column.name;
     let text = column.kind == ColumnType::Text;
@@ -166,18 +197,18 @@ fn single(column: &Column, constraint: &Constraint) -> Option<(String, Parameter
         Op::Like if plain => {
             // `_` and what is not ASCII are widened: engines differ in what a character is and in its case.
             let wide: String = value.chars().map(|c| if c == '_' || !c.is_ascii() { '%' } else { c }).collect();
-            Some((or_unsure(name, &format!("{name} ILIKE ?")), Parameter::Text(wide)))
+            Some((or_unsure(name, &format!("{name} ILIKE ?")), Some(Parameter::Text(wide))))
         }
         Op::Glob if plain && !value.contains('[') => {
             let prefix = value.split(['*', '?']).next().filter(|prefix| !prefix.is_empty())?;
-            Some((or_unsure(name, &format!("starts_with({name}, ?)")), Parameter::Text(prefix.to_owned())))
+            Some((or_unsure(name, &format!("starts_with({name}, ?)")), Some(Parameter::Text(prefix.to_owned()))))
         }
         Op::Greater | Op::GreaterOrEqual | Op::Less | Op::LessOrEqual if !text => order(column, *op, value),
         _ => None,
     }
 }
 
-fn order(column: &Column, op: Op, value: &str) -> Option<(String, Parameter)> {
+fn order(column: &Column, op: Op, value: &str) -> Option<(String, Option<Parameter>)> {
     let name = column.name;
     let (sign, wide) = match op {
         Op::Greater => (">", ">="),
@@ -187,12 +218,12 @@ fn order(column: &Column, op: Op, value: &str) -> Option<(String, Parameter)> {
     };
     match Number::parse(value)? {
         Number::Integer(integer) if column.kind != ColumnType::Double => {
-            Some((format!("{name} {sign} ?"), Parameter::BigInt(integer)))
+            Some((format!("{name} {sign} {integer}"), None))
         }
         number => {
             let (low, high) = around(number)?;
             let bound = if wide == ">=" { low } else { high };
-            Some((format!("CAST({name} AS DOUBLE) {wide} ?"), Parameter::Double(bound)))
+            Some((format!("CAST({name} AS DOUBLE) {wide} ?"), Some(Parameter::Double(bound))))
         }
     }
 }

@@ -46,8 +46,12 @@ pub enum HistoryError {
         /// The other process.
         holder: String,
     },
-    /// It is damaged. Opening it anew sets it aside.
-    #[error("{}: the file is damaged ({reason}); it is set aside when it is opened the next time", path.display())]
+    /// It is damaged. One that cannot be opened is set aside.
+    #[error(
+        "{}: the file is damaged ({reason}); where it can be read in part, narrow the query, or move the file away \
+         while no recorder runs to begin a new one",
+        path.display()
+    )]
     Corrupt {
         /// The database.
         path: PathBuf,

@@ -39,7 +39,7 @@ pub(super) fn open(path: &Path) -> Result<(History, Vec<OpenNote>), HistoryError
     let directory = path.parent().unwrap_or(Path::new("/"));
     make_private(directory).map_err(|error| HistoryError::io(directory, &error))?;
     trust::directory(directory)?;
-    let lock = lock(&path)?;
+    let lock = Arc::new(lock(&path)?);
     let mut notes = Vec::new();
     let connection = loop {
         match connect(&path) {
@@ -51,7 +51,7 @@ pub(super) fn open(path: &Path) -> Result<(History, Vec<OpenNote>), HistoryError
     };
     let kept: Arc<[_]> = schema::kept().into();
     let second = connection.try_clone().map_err(|error| HistoryError::of(&path, &error))?;
-    let readers = Readers::new(path.clone(), second, Arc::clone(&kept));
+    let readers = Readers::new(path.clone(), second, Arc::clone(&kept), Arc::clone(&lock));
     let history = History { path, connection, readers, kept, _lock: lock };
     history.protect();
     Ok((history, notes))

@@ -14,9 +14,6 @@ use crate::tables::{self, Column, ColumnType, Table};
 /// Version of what is stored. A file of a higher one is refused.
 pub const VERSION: i64 = 1;
 
-/// The tables whose rows are kept.
-const KEPT: [&str; 4] = ["ai_agents", "agent_processes", "agent_connections", "agent_file_ops"];
-
 /// Steps to a version from the one before it, the first to version 1. Never change one that was released.
 const STEPS: [&str; 1] = ["CREATE TABLE meta (
     version BIGINT NOT NULL, created_by VARCHAR NOT NULL, eid BIGINT NOT NULL, position BIGINT NOT NULL, data BLOB
@@ -55,8 +52,8 @@ impl std::fmt::Debug for Kept {
 impl Kept {
     fn new(table: &'static dyn Table) -> Self {
         let columns = table.columns();
-        let has_eid = columns.iter().any(|column| column.name == "eid");
-        Self { table, columns, key: if has_eid { "eid" } else { "agent_id" } }
+        let key = columns.get(table.key()).map_or("", |column| column.name);
+        Self { table, columns, key }
     }
 
     pub(super) fn name(&self) -> &'static str {
@@ -68,7 +65,7 @@ impl Kept {
     }
 
     pub(super) fn place(&self, column: &Column) -> Place {
-        if column.is_hidden() {
+        if column.is_of_query() {
             Place::Nowhere
         } else if column.name == SECONDS && self.has(NANOSECONDS) {
             Place::Seconds
@@ -85,7 +82,7 @@ impl Kept {
 
 /// The tables that are kept.
 pub(super) fn kept() -> Vec<Kept> {
-    KEPT.iter().filter_map(|name| tables::find(name)).map(Kept::new).collect()
+    tables::all().into_iter().filter(|table| table.is_kept()).map(Kept::new).collect()
 }
 
 /// The type in the file. INTEGER is stored as BIGINT, which takes no more room there: an odd value must not stop a flush.

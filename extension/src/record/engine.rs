@@ -118,6 +118,12 @@ impl Engine {
         }
     }
 
+    /// The same, with eids above one that was given before.
+    #[must_use]
+    pub fn above(self, eid: i64) -> Self {
+        Self { clock: Clock::new(eid), ..self }
+    }
+
     /// How many instances have a living process.
     #[must_use]
     pub fn agents_live(&self) -> usize {

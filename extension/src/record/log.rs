@@ -1,9 +1,10 @@
 //! Finished rows in memory: appended by one thread, read by many, bounded.
 //!
-//! A reader takes references to the sealed segments and a copy of the short open one, so that the recording thread is
+//! Rows are here until the history has them, and where there is none, until the limit. A reader takes references to the sealed segments and a copy of the short open one, so that the recording thread is
 //! never kept waiting by a query, however large it is.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Rows in a segment: small enough to copy the open one at every query, large enough that a long log is few segments.
@@ -24,20 +25,56 @@ pub struct Log<R> {
     open_weight: usize,
     sealed_weight: usize,
     limit: usize,
+    /// Rows that were ever appended.
+    pushed: u64,
     evicted: u64,
 }
 
-impl<R: Clone + Weigh> Log<R> {
+impl<R> Log<R> {
     /// A log that keeps the newest rows, in about `limit` bytes.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { sealed: VecDeque::new(), open: Vec::new(), open_weight: 0, sealed_weight: 0, limit, evicted: 0 }
+        Self {
+            sealed: VecDeque::new(),
+            open: Vec::new(),
+            open_weight: 0,
+            sealed_weight: 0,
+            limit,
+            pushed: 0,
+            evicted: 0,
+        }
     }
 
+    /// Rows that are held.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.sealed.iter().map(|(segment, _)| segment.len()).sum::<usize>() + self.open.len()
+    }
+
+    /// Whether none is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty() && self.sealed.is_empty()
+    }
+
+    /// Rows that were dropped because of the limit, and are nowhere else.
+    #[must_use]
+    pub fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    /// The number of the oldest row that is held, counted from the first one ever.
+    fn first(&self) -> u64 {
+        self.pushed - self.len() as u64
+    }
+}
+
+impl<R: Clone + Weigh> Log<R> {
     /// Appends a row; the oldest segments go when the limit is passed, and their rows are counted.
     pub fn push(&mut self, row: R) {
         self.open_weight += row.weight();
         self.open.push(row);
+        self.pushed += 1;
         if self.open.len() < SEGMENT {
             return;
         }
@@ -50,11 +87,50 @@ impl<R: Clone + Weigh> Log<R> {
             self.evicted += segment.len() as u64;
         }
     }
+}
 
-    /// Rows that were dropped because of the limit.
+impl<R: Clone> Log<R> {
+    /// The oldest rows that are held, about so many at most, and their numbers.
     #[must_use]
-    pub fn evicted(&self) -> u64 {
-        self.evicted
+    pub fn oldest(&self, most: usize) -> (Snapshot<R>, Range<u64>) {
+        let (mut segments, mut rows) = (Vec::new(), 0);
+        for (segment, _) in &self.sealed {
+            if rows >= most {
+                break;
+            }
+            rows += segment.len();
+            segments.push(Arc::clone(segment));
+        }
+        if rows < most && !self.open.is_empty() {
+            rows += self.open.len();
+            segments.push(Arc::new(self.open.clone()));
+        }
+        let first = self.first();
+        (Snapshot { segments }, first..first + rows as u64)
+    }
+
+    /// Forgets rows that [`Log::oldest`] gave and that are kept elsewhere now.
+    pub fn forget(&mut self, kept: &Range<u64>) {
+        // What had to go meanwhile is not lost.
+        self.evicted -= self.first().min(kept.end).saturating_sub(kept.start).min(self.evicted);
+        let mut left = usize::try_from(kept.end.saturating_sub(self.first())).unwrap_or(usize::MAX);
+        while left > 0 {
+            let Some((segment, weight)) = self.sealed.pop_front() else { break };
+            self.sealed_weight -= weight;
+            let rest = segment.get(left..).unwrap_or_default();
+            if !rest.is_empty() {
+                // It was the open one when it was read.
+                let share = weight * rest.len() / segment.len();
+                self.sealed_weight += share;
+                self.sealed.push_front((Arc::new(rest.to_vec()), share));
+            }
+            left = left.saturating_sub(segment.len());
+        }
+        let left = left.min(self.open.len());
+        if left > 0 {
+            self.open_weight -= self.open_weight * left / self.open.len();
+            self.open.drain(..left);
+        }
     }
 
     /// What the log holds now.
@@ -125,5 +201,41 @@ mod tests {
         assert_eq!(log.snapshot().iter().count(), 2 * SEGMENT, "ten times the weight of one row");
         log.push(100 * SEGMENT);
         assert_eq!(log.snapshot().iter().last(), Some(&(100 * SEGMENT)), "the newest row is always there");
+    }
+
+    #[test]
+    fn what_is_kept_elsewhere_is_forgotten() {
+        let mut log = Log::new(usize::MAX);
+        let (mut pushed, mut kept) = (0, Vec::new());
+        for step in 0..200 {
+            for _ in 0..step * 7 % 300 {
+                log.push(pushed);
+                pushed += 1;
+            }
+            let (rows, range) = log.oldest(if step % 3 == 0 { 1 } else { 700 });
+            // Rows that come while these are being stored stay.
+            for _ in 0..step * 11 % 600 {
+                log.push(pushed);
+                pushed += 1;
+            }
+            assert_eq!(range.end - range.start, rows.iter().count() as u64);
+            kept.extend(rows.iter().copied());
+            log.forget(&range);
+            let held: Vec<usize> = log.snapshot().iter().copied().collect();
+            assert!(kept.iter().chain(&held).copied().eq(0..pushed), "step {step}");
+            assert_eq!(log.len(), held.len());
+        }
+        assert_eq!(log.evicted(), 0);
+    }
+
+    #[test]
+    fn what_left_while_it_was_stored_is_not_lost() {
+        let mut log = Log::new(4 * SEGMENT);
+        (0..3 * SEGMENT).for_each(|_| log.push(1));
+        let (_, range) = log.oldest(usize::MAX);
+        (0..10 * SEGMENT).for_each(|_| log.push(1));
+        assert_eq!(log.evicted(), 9 * SEGMENT as u64);
+        log.forget(&range);
+        assert_eq!((log.evicted(), log.len()), (6 * SEGMENT as u64, 4 * SEGMENT));
     }
 }

@@ -3,12 +3,14 @@
 //! One writer, the recording thread; any number of readers. Locks are held to copy references, never while a row is
 //! matched or sent.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use super::log::{Log, Snapshot};
 use super::rows::{AgentRow, CollectorRow, ConnectionRow, FileOpRow, OpenFileRow, ProcessRow, SignatureRow};
+use crate::history::Readers;
 use crate::value::Text;
 
 /// Memory for the finished rows of each table, in bytes: together with all else less than 100 MB.
@@ -16,6 +18,9 @@ const AGENTS: usize = 2 << 20;
 const PROCESSES: usize = 18 << 20;
 const CONNECTIONS: usize = 6 << 20;
 const FILE_OPS: usize = 58 << 20;
+
+/// Instances with a gap that are remembered after they have left memory.
+const GAPS: usize = 100;
 
 /// What only the collector knows at the moment of asking.
 pub trait Probe: Send + Sync {
@@ -48,6 +53,8 @@ pub struct State {
     pub signatures: Vec<SignatureRow>,
     /// What is wrong with the recorder's settings.
     pub faults: Vec<String>,
+    /// Ended instances whose first moments were not seen whole, the last ones that are in memory no more.
+    pub gaps: VecDeque<AgentRow>,
 }
 
 impl Default for State {
@@ -63,7 +70,21 @@ impl Default for State {
             open_files: BTreeMap::new(),
             signatures: Vec::new(),
             faults: Vec::new(),
+            gaps: VecDeque::new(),
         }
+    }
+}
+
+impl State {
+    /// Forgets instances that are kept elsewhere now.
+    pub fn forget_agents(&mut self, kept: &Range<u64>) {
+        let before = self.agents.snapshot();
+        self.agents.forget(kept);
+        let left = self.agents.len();
+        let gone = before.iter().rev().skip(left).filter(|agent| agent.start_gap_ms.is_some_and(|gap| gap > 0));
+        let gone: Vec<_> = gone.cloned().collect();
+        self.gaps.extend(gone.into_iter().rev());
+        self.gaps.drain(..self.gaps.len().saturating_sub(GAPS));
     }
 }
 
@@ -74,6 +95,17 @@ pub struct Store {
     probe: OnceLock<Arc<dyn Probe>>,
     reads: AtomicU64,
     ended: OnceLock<Text>,
+    past: RwLock<Past>,
+}
+
+/// What the store knows of the history.
+#[derive(Default)]
+struct Past {
+    readers: Option<Readers>,
+    /// What is wrong with it now.
+    fault: Option<String>,
+    /// What happened to it.
+    notes: Vec<String>,
 }
 
 impl Store {
@@ -103,7 +135,48 @@ impl Store {
         let _ = self.ended.set(why.into());
     }
 
-    fn read<T>(&self, take: impl FnOnce(&State) -> T) -> T {
+    /// Where the rows are read that are not in memory any more.
+    #[must_use]
+    pub fn history(&self) -> Option<Readers> {
+        self.past.read().unwrap_or_else(PoisonError::into_inner).readers.clone()
+    }
+
+    /// Says where; or that the history cannot be read.
+    pub fn set_history(&self, readers: Option<Readers>) {
+        self.past.write().unwrap_or_else(PoisonError::into_inner).readers = readers;
+    }
+
+    /// Says what is wrong with the history, for `agent_collector` to tell until it is right again.
+    pub fn set_history_fault(&self, fault: Option<String>) {
+        self.past.write().unwrap_or_else(PoisonError::into_inner).fault = fault;
+    }
+
+    /// Says what happened to the history, for `agent_collector` to tell.
+    pub fn note_history(&self, note: String) {
+        self.past.write().unwrap_or_else(PoisonError::into_inner).notes.push(note);
+    }
+
+    /// Finished rows in memory.
+    #[must_use]
+    pub fn finished(&self) -> usize {
+        self.read(|state| state.agents.len() + state.processes.len() + state.connections.len() + state.file_ops.len())
+    }
+
+    /// The highest eid of a row that can still change; 0 without one.
+    #[must_use]
+    pub fn highest_live_eid(&self) -> i64 {
+        self.read(|state| {
+            let last = [
+                state.live_processes.keys().next_back(),
+                state.live_connections.keys().next_back(),
+                state.open_files.keys().next_back(),
+            ];
+            last.into_iter().flatten().copied().max().unwrap_or(0)
+        })
+    }
+
+    /// Looks at the rows, for a moment.
+    pub fn read<T>(&self, take: impl FnOnce(&State) -> T) -> T {
         take(&self.state.read().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -185,7 +258,15 @@ impl Store {
         };
         let faults = self.read(|state| state.faults.clone());
         let faults = faults.into_iter().filter_map(|fault| remark("config", fault, None));
-        let remarks = self.agents().iter().filter_map(gap).chain(faults).collect();
+        let past: Vec<_> = {
+            let past = self.past.read().unwrap_or_else(PoisonError::into_inner);
+            past.notes.iter().chain(&past.fault).cloned().collect()
+        };
+        let past = past.into_iter().filter_map(|message| remark("history", message, None));
+        let (gone, here) = self.read(|state| {
+            (state.gaps.clone(), state.agents.snapshot().and(state.live_agents.values().cloned().collect()))
+        });
+        let remarks = gone.iter().chain(here.iter()).filter_map(gap).chain(faults).chain(past).collect();
         Snapshot::of(rows).and(remarks)
     }
 }

@@ -20,7 +20,7 @@ use rusqlite::{Connection, Error, Result};
 use crate::record::Store;
 use crate::tables::constraint::{Constraint, Op};
 use crate::tables::schema::{create_table, quote};
-use crate::tables::{Column, ColumnType, Lookup, Scan, Table, Viewer, all, find, numbers, open, open_at_rows, options};
+use crate::tables::{Column, ColumnType, Read, Scan, Table, Viewer, all, find, options};
 use crate::value::Value;
 
 /// Rows that a table is taken to have, for the planner.
@@ -77,7 +77,7 @@ unsafe impl<'vtab> VTab<'vtab> for AgentTable {
             constraint.is_usable().then_some((index, code(&constraint.operator())?))
         };
         let offered: Vec<_> = info.constraints().map(usable).collect();
-        let mut plan = String::new();
+        let mut plan = format!("{:x};", info.col_used());
         let mut rows = ROWS;
         let mut arguments = 0;
         for (position, (index, code)) in offered.into_iter().enumerate().filter_map(|(at, some)| Some((at, some?))) {
@@ -105,8 +105,7 @@ unsafe impl<'vtab> VTab<'vtab> for AgentTable {
             viewer: self.viewer,
             scan: None,
             row: 0,
-            filtered: 0,
-            lookup: None,
+            read: None,
             phantom: PhantomData,
         })
     }
@@ -154,34 +153,21 @@ struct AgentCursor<'vtab> {
     /// None at the end.
     scan: Option<Scan>,
     row: i64,
-    /// How often it was filtered: in a join, once for each row of the other table.
-    filtered: u32,
-    /// Made when it is filtered again.
-    lookup: Option<Lookup>,
+    /// Of the first time that it was filtered: in a join, that is once for each row of the other table.
+    read: Option<Read>,
     phantom: PhantomData<&'vtab AgentTable>,
 }
 
 impl AgentCursor<'_> {
-    /// The second time, the rows are put in order by a column that is compared for equality.
-    fn open_scan(&mut self, columns: &[&Column], constraints: &[Constraint]) -> Scan {
-        self.filtered = self.filtered.saturating_add(1);
-        let Some((index, numbers)) = numbers(columns, constraints).filter(|_| self.filtered > 1) else {
-            return open(&self.store, self.viewer, self.table, constraints);
-        };
-        let lookup = match self.lookup.take().filter(|lookup| lookup.column() == index) {
-            Some(lookup) => lookup,
-            None => Lookup::new(&self.store, self.table, index),
-        };
-        let scan = open_at_rows(self.viewer, self.table, &lookup, &numbers, constraints);
-        self.lookup = Some(lookup);
-        scan
-    }
-
-    fn step(&mut self) {
+    fn step(&mut self) -> Result<()> {
         self.row += 1;
-        if !self.scan.as_mut().is_some_and(Scan::advance) {
-            self.scan = None;
+        let Some(scan) = &mut self.scan else { return Ok(()) };
+        if scan.advance() {
+            return Ok(());
         }
+        let failed = scan.error().map(ToString::to_string);
+        self.scan = None;
+        failed.map_or(Ok(()), |message| Err(Error::ModuleError(message)))
     }
 }
 
@@ -190,8 +176,8 @@ unsafe impl VTabCursor for AgentCursor<'_> {
     fn filter(&mut self, _idx_num: c_int, idx_str: Option<&str>, args: &Filters<'_>) -> Result<()> {
         let columns = self.table.columns();
         let mut constraints = Vec::new();
-        for (argument, (step, value)) in idx_str.unwrap_or_default().split_terminator(',').zip(args.iter()).enumerate()
-        {
+        let (used, plan) = idx_str.and_then(|plan| plan.split_once(';')).unwrap_or_default();
+        for (argument, (step, value)) in plan.split_terminator(',').zip(args.iter()).enumerate() {
             let Some((column, op, list)) = read_step(&columns, step) else { continue };
             if list {
                 let mut values = args.in_values(argument)?;
@@ -205,15 +191,15 @@ unsafe impl VTabCursor for AgentCursor<'_> {
                 constraints.extend(value_text(column, value).map(|text| Constraint::new(column.name, op, text)));
             }
         }
-        self.scan = Some(self.open_scan(&columns, &constraints));
+        let used = used_columns(used, columns.len());
+        let read = self.read.get_or_insert_with(|| Read::take(&self.store, self.table));
+        self.scan = Some(read.scan(self.viewer, &constraints, used.as_deref(), None));
         self.row = 0;
-        self.step();
-        Ok(())
+        self.step()
     }
 
     fn next(&mut self) -> Result<()> {
-        self.step();
-        Ok(())
+        self.step()
     }
 
     fn eof(&self) -> bool {
@@ -233,6 +219,12 @@ unsafe impl VTabCursor for AgentCursor<'_> {
     fn rowid(&self) -> Result<i64> {
         Ok(self.row)
     }
+}
+
+/// The columns that a query uses, of a mask in which one bit stands for all from the 64th on; none for all.
+fn used_columns(mask: &str, columns: usize) -> Option<Vec<usize>> {
+    let mask = u64::from_str_radix(mask, 16).ok()?;
+    Some((0..columns).filter(|column| mask >> (*column).min(63) & 1 == 1).collect())
 }
 
 /// A step of the plan: the column, the comparison, and whether its value is a list.

@@ -24,6 +24,7 @@ pub(super) static TABLE: Declaration<CollectorRow> = Declaration {
     rows: Store::collector,
     ended: |_| None,
     owner: |row| row.uid.map_or(Owner::Anyone, Owner::User),
+    finished: None,
     fields: &[
         text("collector", "What records: ebpf", |row| (&row.collector).into()),
         text("mode", "How it records", |row| (&row.mode).into()),

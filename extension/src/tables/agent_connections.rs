@@ -1,6 +1,6 @@
 //! Connections of agents.
 
-use super::{Declaration, Example, Info, bigint, integer, max_rows, seconds, text, unknown};
+use super::{Declaration, Example, Finished, Info, bigint, integer, max_rows, seconds, text, unknown};
 use crate::record::Store;
 use crate::record::rows::ConnectionRow;
 
@@ -24,6 +24,7 @@ pub(super) static TABLE: Declaration<ConnectionRow> = Declaration {
     rows: Store::connections,
     ended: |row| row.end_time,
     owner: |row| row.uid.into(),
+    finished: Some(Finished { log: |state| &state.connections, forget: |state, kept| state.connections.forget(kept) }),
     fields: &[
         bigint(
             "eid",

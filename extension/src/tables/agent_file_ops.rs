@@ -1,6 +1,6 @@
 //! File operations of agents.
 
-use super::{Declaration, Example, Info, bigint, consumer, integer, max_rows, seconds, text, unknown};
+use super::{Declaration, Example, Finished, Info, bigint, consumer, integer, max_rows, seconds, text, unknown};
 use crate::record::Store;
 use crate::record::rows::FileOpRow;
 
@@ -28,6 +28,7 @@ pub(super) static TABLE: Declaration<FileOpRow> = Declaration {
     rows: Store::file_ops,
     ended: |row| Some(seconds(row.time_ns)),
     owner: |row| row.uid.into(),
+    finished: Some(Finished { log: |state| &state.file_ops, forget: |state, kept| state.file_ops.forget(kept) }),
     fields: &[
         bigint(
             "eid",

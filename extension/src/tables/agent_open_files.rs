@@ -18,6 +18,7 @@ pub(super) static TABLE: Declaration<OpenFileRow> = Declaration {
     rows: Store::open_files,
     ended: |_| None,
     owner: |row| row.uid.into(),
+    finished: None,
     fields: &[
         bigint(
             "eid",

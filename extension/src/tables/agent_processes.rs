@@ -1,6 +1,6 @@
 //! Programs run by agents.
 
-use super::{Declaration, Example, Info, bigint, integer, max_rows, seconds, text, unknown};
+use super::{Declaration, Example, Finished, Info, bigint, integer, max_rows, seconds, text, unknown};
 use crate::record::Store;
 use crate::record::rows::ProcessRow;
 
@@ -28,6 +28,7 @@ pub(super) static TABLE: Declaration<ProcessRow> = Declaration {
     rows: Store::processes,
     ended: |row| row.end_time,
     owner: |row| row.uid.into(),
+    finished: Some(Finished { log: |state| &state.processes, forget: |state, kept| state.processes.forget(kept) }),
     fields: &[
         bigint(
             "eid",

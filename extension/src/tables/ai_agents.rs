@@ -1,8 +1,8 @@
 //! Instances of agents.
 
-use super::{Declaration, Example, Info, Owner, bigint, double, integer, max_rows, seconds, text, unknown};
-use crate::record::Store;
+use super::{Declaration, Example, Finished, Info, Owner, bigint, double, integer, max_rows, seconds, text, unknown};
 use crate::record::rows::AgentRow;
+use crate::record::{State, Store};
 
 pub(super) static TABLE: Declaration<AgentRow> = Declaration {
     info: Info {
@@ -28,6 +28,7 @@ pub(super) static TABLE: Declaration<AgentRow> = Declaration {
     rows: Store::agents,
     ended: |row| row.end_time,
     owner: |row| Owner::User(row.uid),
+    finished: Some(Finished { log: |state| &state.agents, forget: State::forget_agents }),
     fields: &[
         bigint(
             "agent_id",

@@ -45,7 +45,7 @@ impl Op {
 }
 
 /// A comparison of a column with a value. Values come as text and may be anything.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Constraint {
     /// Name of the column.
     pub column: String,

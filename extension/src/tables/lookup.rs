@@ -1,26 +1,19 @@
 //! Rows by a number: what makes a join two reads and not as many as there are rows.
 
 use super::constraint::{Constraint, Op};
-use super::{Column, ColumnType, Cursor, MAX_ROWS, Position, Table};
-use crate::record::Store;
+use super::{Column, ColumnType, Cursor, MAX_ROWS, Position};
 use crate::value::Value;
 
 /// The rows of a table as they were at one moment, by the number in one of their columns.
 pub struct Lookup {
     cursor: Box<dyn Cursor>,
-    column: usize,
     /// In order: a quarter of what a map of lists would take.
     rows: Vec<(i64, Position)>,
 }
 
 impl Lookup {
-    /// Reads the table once. Cells that are no whole numbers are in no row that a whole number finds.
-    #[must_use]
-    pub fn new(store: &Store, table: &'static dyn Table, column: usize) -> Self {
-        Self::over(table.cursor(store), column)
-    }
-
-    /// The same over rows that were read already; the cursor is one that did not step yet.
+    /// Goes over rows once, by a cursor that did not step yet. Cells that are no whole numbers are in no row that a whole
+    /// number finds.
     #[must_use]
     pub fn over(cursor: Box<dyn Cursor>, column: usize) -> Self {
         let mut walk = cursor.fork();
@@ -31,13 +24,7 @@ impl Lookup {
             }
         }
         rows.sort_unstable();
-        Self { cursor, column, rows }
-    }
-
-    /// The column.
-    #[must_use]
-    pub fn column(&self) -> usize {
-        self.column
+        Self { cursor, rows }
     }
 
     /// The rows with one of the numbers, each once, the newest last.
@@ -86,7 +73,7 @@ mod tests {
         let (store, table) = (fixture::store(2000), find("agent_file_ops").unwrap());
         let columns = table.columns();
         let column = |name| columns.iter().position(|column| column.name == name).unwrap();
-        let lookup = Lookup::new(&store, table, column("pid"));
+        let lookup = Lookup::over(table.cursor(&store), column("pid"));
         let mut cursor = lookup.cursor();
         let mut eids = Vec::new();
         for position in lookup.rows(&[103]) {

@@ -4,14 +4,17 @@
 //! not depend on equalities: one read answers every call of the next moment, and from the second one on it is looked
 //! up by number. Each call gets what a read of its own at that moment would have given it.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::constraint::Constraint;
+use super::constraint::{Constraint, Op};
 use super::lookup::{Lookup, numbers};
+use super::past::{self, Chain, Past, Wanted};
 use super::scan::{self, Request, Rows, Scan, ScanError};
 use super::{Cursor, Table, Viewer};
+use crate::history::{HistoryError, Readers};
 use crate::record::Store;
 
 /// How old a read may be that answers a query.
@@ -35,13 +38,43 @@ struct Slot {
     watched: bool,
 }
 
-/// A table's rows as they were at one moment.
-struct Read {
+/// A table's rows as they were at one moment, and what was read of the history after it.
+pub struct Read {
     taken: Instant,
     store: Arc<Store>,
+    table: &'static dyn Table,
+    memory: Looked,
+    past: Option<Behind>,
+}
+
+/// A cursor that did not step yet, and what its rows were put in order by.
+struct Looked {
     cursor: Box<dyn Cursor>,
     /// By column: none the first time that it is asked for.
     lookups: HashMap<usize, Option<Lookup>>,
+}
+
+/// The history behind a read.
+struct Behind {
+    readers: Readers,
+    /// Keys of the rows in memory.
+    except: Arc<HashSet<i64>>,
+    /// By all of a call but its equalities: constraints, columns, and whether it sees a window only.
+    calls: HashMap<(Vec<Constraint>, Vec<usize>, bool), Calls>,
+}
+
+/// What calls that differ in equalities alone share. They are of a join, which makes many.
+#[derive(Default)]
+enum Calls {
+    /// There was none yet.
+    #[default]
+    None,
+    One,
+    /// All rows that any of them can want, with those in memory.
+    Few(Looked),
+    /// They are too many: the numbers in a column, so that a call for another one need not look. None when those are
+    /// too many, too.
+    Many(HashMap<usize, Option<HashSet<i64>>>),
 }
 
 impl Reads {
@@ -53,6 +86,8 @@ impl Reads {
         viewer: Viewer,
         table: &'static dyn Table,
         constraints: &[Constraint],
+        used: Option<&[usize]>,
+        deadline: Option<Instant>,
     ) -> Scan {
         let slot = self.slot(table.info().name);
         // Held while the rows are read, so that who asks at the same moment waits for this read.
@@ -60,7 +95,7 @@ impl Reads {
         let fresh =
             here.read.take().filter(|read| read.taken.elapsed() < SHARED_FOR && Arc::ptr_eq(&read.store, store));
         let mut read = fresh.unwrap_or_else(|| Read::take(store, table));
-        let scan = read.scan(viewer, table, constraints);
+        let scan = read.scan(viewer, constraints, used, deadline);
         here.read = Some(read);
         if !here.watched {
             here.watched = forget_later(&slot);
@@ -76,7 +111,9 @@ impl Reads {
     /// # Errors
     /// As [`scan::scan`].
     pub fn scan(&self, store: &Arc<Store>, table: &'static dyn Table, request: &Request) -> Result<Rows, ScanError> {
-        scan::collect(self.open(store, request.viewer, table, &request.constraints), table, request)
+        let used = scan::used(table, request);
+        let scan = self.open(store, request.viewer, table, &request.constraints, used.as_deref(), request.deadline);
+        scan::collect(scan, table, request)
     }
 
     fn slot(&self, key: Key) -> Arc<Mutex<Slot>> {
@@ -84,23 +121,122 @@ impl Reads {
     }
 }
 
-impl Read {
-    fn take(store: &Arc<Store>, table: &'static dyn Table) -> Self {
-        let taken = Instant::now();
-        Self { taken, store: Arc::clone(store), cursor: table.cursor(store), lookups: HashMap::new() }
+impl Looked {
+    fn new(cursor: Box<dyn Cursor>) -> Self {
+        Self { cursor, lookups: HashMap::new() }
     }
 
-    fn scan(&mut self, viewer: Viewer, table: &'static dyn Table, constraints: &[Constraint]) -> Scan {
-        let Some((column, numbers)) = numbers(&table.columns(), constraints) else {
+    /// A scan of the rows; of the ones with that number alone, when that pays.
+    fn scan(
+        &mut self,
+        viewer: Viewer,
+        table: &'static dyn Table,
+        constraints: &[Constraint],
+        numbers: Option<&(usize, Vec<i64>)>,
+        at_once: bool,
+    ) -> Scan {
+        let Some((column, numbers)) = numbers else {
             return scan::over(self.cursor.fork(), viewer, None, table, constraints);
         };
-        let again = self.lookups.contains_key(&column);
-        let lookup = self.lookups.entry(column).or_default();
+        let again = at_once || self.lookups.contains_key(column);
+        let lookup = self.lookups.entry(*column).or_default();
         if !again && numbers.len() < LONG_LIST {
             return scan::over(self.cursor.fork(), viewer, None, table, constraints);
         }
-        let lookup = lookup.get_or_insert_with(|| Lookup::over(self.cursor.fork(), column));
-        scan::open_at_rows(viewer, table, lookup, &numbers, constraints)
+        let lookup = lookup.get_or_insert_with(|| Lookup::over(self.cursor.fork(), *column));
+        scan::open_at_rows(viewer, table, lookup, numbers, constraints)
+    }
+}
+
+impl Read {
+    /// Takes the rows that are in memory.
+    #[must_use]
+    pub fn take(store: &Arc<Store>, table: &'static dyn Table) -> Self {
+        let taken = Instant::now();
+        let cursor = table.cursor(store);
+        // After the cursor: what has left memory by now is in the history.
+        let past = store.history().filter(|_| table.is_kept()).map(|readers| Behind {
+            readers,
+            except: Arc::new(past::keys(table, &*cursor)),
+            calls: HashMap::new(),
+        });
+        Self { taken, store: Arc::clone(store), table, memory: Looked::new(cursor), past }
+    }
+
+    /// A scan of what was read. Of rows in the history the used columns are read, or all.
+    #[must_use]
+    pub fn scan(
+        &mut self,
+        viewer: Viewer,
+        constraints: &[Constraint],
+        used: Option<&[usize]>,
+        deadline: Option<Instant>,
+    ) -> Scan {
+        let table = self.table;
+        let numbers = numbers(&table.columns(), constraints);
+        let Some(behind) = &mut self.past else {
+            return self.memory.scan(viewer, table, constraints, numbers.as_ref(), false);
+        };
+        let began = Instant::now();
+        let wanted = scan::wanted(viewer, table, constraints, used);
+        let calls = match behind.calls(&self.store, &*self.memory.cursor, &wanted, numbers.as_ref(), deadline) {
+            Ok(calls) => calls,
+            Err(error) => {
+                let scan = scan::over(self.memory.cursor.fork(), viewer, None, table, constraints);
+                return scan.failing(scan::history(table, &error));
+            }
+        };
+        // What takes longer to read than reads are shared for would be read again for each call.
+        self.taken += began.elapsed();
+        let nowhere = match calls {
+            Calls::Few(all) => return all.scan(viewer, table, constraints, numbers.as_ref(), true),
+            Calls::Many(known) => numbers.as_ref().is_some_and(|(column, numbers)| {
+                known.get(column).and_then(Option::as_ref).is_some_and(|all| numbers.iter().all(|n| !all.contains(n)))
+            }),
+            Calls::None | Calls::One => false,
+        };
+        let scan = self.memory.scan(viewer, table, constraints, numbers.as_ref(), false);
+        if nowhere {
+            return scan;
+        }
+        let past = Past::new(&self.store, behind.readers.clone(), wanted, Arc::clone(&behind.except));
+        scan.then(Some(past))
+    }
+}
+
+impl Behind {
+    /// What a call shares with others, after it was added to them.
+    fn calls(
+        &mut self,
+        store: &Store,
+        memory: &dyn Cursor,
+        wanted: &Wanted,
+        numbers: Option<&(usize, Vec<i64>)>,
+        deadline: Option<Instant>,
+    ) -> Result<&mut Calls, HistoryError> {
+        let unequal = |constraint: &&Constraint| !matches!(constraint.op, Op::Equal | Op::Is);
+        let constraints: Vec<_> = wanted.constraints.iter().filter(unequal).cloned().collect();
+        let calls =
+            self.calls.entry((constraints.clone(), wanted.columns.clone(), wanted.since.is_some())).or_default();
+        // Anybody's rows, for who asks may be another one in a call to come; but no other time than this one asks for.
+        let shared = Wanted { viewer: Viewer::All, constraints, ..wanted.clone() };
+        match calls {
+            Calls::None => *calls = Calls::One,
+            Calls::One => {
+                let past = Past::new(store, self.readers.clone(), shared.clone(), Arc::clone(&self.except));
+                *calls = match Chain::read(memory.fork(), past, deadline)? {
+                    Some(chain) => Calls::Few(Looked::new(Box::new(chain))),
+                    None => Calls::Many(HashMap::new()),
+                };
+            }
+            Calls::Few(_) | Calls::Many(_) => {}
+        }
+        if let (Calls::Many(known), Some((column, _))) = (&mut *calls, numbers)
+            && let Entry::Vacant(entry) = known.entry(*column)
+        {
+            entry.insert(past::numbers(store, &self.readers, &shared, *column)?);
+        }
+        Ok(calls)
     }
 }
 
@@ -127,10 +263,10 @@ fn forget_later(slot: &Arc<Mutex<Slot>>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture;
     use crate::record::rows::FileOpRow;
-    use crate::tables::constraint::Op;
     use crate::tables::{all, find, scan};
+    use crate::value::Value;
+    use crate::{fixture, history};
     use proptest::prelude::*;
 
     fn equal(column: &str, value: i64) -> Constraint {
@@ -250,6 +386,148 @@ mod tests {
             };
             (index, list.into_iter().map(|(column, op, value)| Constraint::new(name(column), op, value)).collect())
         })
+    }
+
+    /// The same rows twice: in memory, and but for the live ones in a history, as long as the rest is held.
+    fn kept(file_ops: i64) -> (Arc<Store>, Arc<Store>, (history::Writer, tempfile::TempDir)) {
+        let (memory, store) = loop {
+            let (now, stores) = (fixture::now(), (fixture::store(file_ops), fixture::store(file_ops)));
+            if fixture::now() == now {
+                break stores;
+            }
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("history.duckdb");
+        let settings = history::Settings { path, retention: history::Retention::default() };
+        let (writer, _) = history::Writer::start(settings, Arc::clone(&store)).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while store.finished() > 0 {
+            assert!(Instant::now() < deadline, "not stored");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        (memory, store, (writer, folder))
+    }
+
+    #[test]
+    fn a_join_with_the_history_is_a_few_reads() {
+        // Few rows are held; of many it is asked what there is.
+        for (rows, most) in [(100, 3), (2000, 4 + 4)] {
+            let (memory, store, _kept) = kept(rows);
+            let (reads, table, before) = (Reads::default(), find("agent_file_ops").unwrap(), store.reads());
+            for pid in 0..200 {
+                let request = request(vec![equal("pid", pid)]);
+                let found = reads.scan(&store, table, &request).unwrap().rows;
+                assert_eq!(found, scan(&memory, table, &request).unwrap().rows, "{pid}");
+            }
+            let taken = store.reads() - before;
+            assert!(taken <= most, "{rows} rows: {taken} reads");
+        }
+    }
+
+    #[test]
+    fn each_row_once_while_they_move() {
+        const SECONDS: Duration = Duration::from_secs(4);
+        let (_, store, _kept) = kept(0);
+        let pushed = std::sync::atomic::AtomicI64::new(0);
+        let (table, began) = (find("agent_file_ops").unwrap(), Instant::now());
+        let eids = |rows: Rows| {
+            let eid = |row: &Vec<Value>| if let Value::Integer(eid) = row[0] { eid } else { panic!("no eid") };
+            let mut eids: Vec<_> = rows.rows.iter().map(eid).collect();
+            let all = eids.len();
+            eids.sort_unstable();
+            eids.dedup();
+            assert_eq!(eids.len(), all, "a row twice");
+            i64::try_from(all).unwrap()
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while began.elapsed() < SECONDS {
+                    let next = pushed.load(std::sync::atomic::Ordering::SeqCst) + 1;
+                    let time_ns = fixture::now() * 1_000_000_000;
+                    let row = FileOpRow { eid: fixture::EID + next, time_ns, ..FileOpRow::default() };
+                    store.update(|state| state.file_ops.push(row));
+                    pushed.store(next, std::sync::atomic::Ordering::SeqCst);
+                    if next % 64 == 0 {
+                        std::thread::sleep(Duration::from_millis(2));
+                    }
+                }
+            });
+            for shared in [false, true] {
+                let (store, pushed) = (&store, &pushed);
+                scope.spawn(move || {
+                    let (reads, mut last, mut moved) = (Reads::default(), 0, false);
+                    while began.elapsed() < SECONDS {
+                        let before = pushed.load(std::sync::atomic::Ordering::SeqCst);
+                        let request = Request { columns: Some(vec!["eid".into()]), ..Request::of(Viewer::All) };
+                        let rows =
+                            if shared { reads.scan(store, table, &request) } else { scan(store, table, &request) };
+                        let count = eids(rows.unwrap());
+                        assert!(count >= last, "{count} after {last}");
+                        assert!(shared || count >= before, "{count} of {before}");
+                        last = count;
+                        moved |= count > 0 && store.finished() < usize::try_from(count).unwrap();
+                    }
+                    assert!(moved, "no row was ever in the history");
+                });
+            }
+        });
+        assert_eq!(store.read(|state| state.file_ops.evicted()), 0);
+        assert_eq!(
+            eids(scan(&store, table, &Request::of(Viewer::All)).unwrap()),
+            pushed.load(std::sync::atomic::Ordering::SeqCst)
+        );
+    }
+
+    #[test]
+    fn the_shell_finds_the_same_with_a_history() {
+        use crate::shell::format::{Mode, Writer};
+        use crate::shell::{Backend as _, Engine, Limits};
+        let (memory, store, _kept) = kept(600);
+        let ask = |store: &Arc<Store>, viewer, sql: &str| {
+            let mut engine = Engine::new(Arc::clone(store), viewer, Limits::default()).unwrap();
+            let mut text = Vec::new();
+            engine.run(sql, &mut Writer::new(&mut text, Mode::Csv)).unwrap();
+            String::from_utf8(text).unwrap()
+        };
+        for sql in [
+            "SELECT count(*) FROM agent_file_ops WHERE time > 0",
+            "SELECT * FROM agent_file_ops ORDER BY eid",
+            "SELECT * FROM ai_agents WHERE start_time > 0 ORDER BY agent_id",
+            "SELECT * FROM agent_processes ORDER BY eid",
+            "SELECT path, count(*), sum(bytes_written) FROM agent_file_ops GROUP BY path ORDER BY path",
+            "SELECT p.eid, f.eid, f.path FROM agent_processes p JOIN agent_file_ops f ON f.process_eid = p.eid ORDER BY 1, 2",
+            "SELECT eid FROM agent_file_ops WHERE path LIKE '%A1%' AND pid IN (100, 101, 102) ORDER BY eid DESC LIMIT 7",
+            "SELECT max_rows, eid FROM agent_file_ops WHERE max_rows = 5 ORDER BY eid LIMIT 3",
+        ] {
+            for viewer in [Viewer::All, Viewer::User(0), Viewer::User(1000)] {
+                assert_eq!(ask(&store, viewer, sql), ask(&memory, viewer, sql), "{sql} as {viewer:?}");
+            }
+            assert!(ask(&store, Viewer::All, sql).lines().count() > 1, "{sql}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 5, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn with_a_history_the_rows_are_the_same(calls in prop::collection::vec(constraints(), 60..120)) {
+            let (memory, store, _kept) = kept(600);
+            let reads = Reads::default();
+            for (index, constraints) in calls {
+                let table = all()[index];
+                let request = request(constraints);
+                let sorted = |rows: Rows| {
+                    let mut rows: Vec<_> = rows.rows.iter().map(|row| format!("{row:?}")).collect();
+                    rows.sort_unstable();
+                    rows
+                };
+                let wanted = sorted(scan(&memory, table, &request).unwrap());
+                prop_assert_eq!(&sorted(scan(&store, table, &request).unwrap()), &wanted, "{:?}", request);
+                for _ in 0..2 {
+                    prop_assert_eq!(&sorted(reads.scan(&store, table, &request).unwrap()), &wanted, "{:?}", request);
+                }
+            }
+        }
     }
 
     proptest! {

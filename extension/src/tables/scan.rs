@@ -1,10 +1,13 @@
 //! A query over a table's rows.
 
+use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::constraint::{Constraint, Op};
 use super::filter::Filter;
-use super::{Column, Cursor, Lookup, MAX_ROWS, Position, TIME_COLUMNS, Table, Viewer};
+use super::past::{self, Past, Step, Wanted};
+use super::{Column, Cursor, Lookup, MAX_ROWS, Owner, Position, TIME_COLUMNS, Table, Viewer};
+use crate::history::HistoryError;
 use crate::record::Store;
 use crate::value::Value;
 
@@ -64,14 +67,27 @@ pub enum ScanError {
         /// Table that was read.
         table: &'static str,
     },
+    /// The rows that are not in memory cannot be read.
+    #[error("{table}: the history cannot be read: {reason}")]
+    History {
+        /// Table that was read.
+        table: &'static str,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
     /// No such table.
     #[error("no such table: {0}")]
     NoTable(String),
 }
 
-/// A walk over the rows that may match, newest first. It stands before the first row at the start.
+/// A walk over the rows that may match: those in memory, newest first, and then those in the history. It stands before
+/// the first row at the start.
 pub struct Scan {
+    table: &'static dyn Table,
     cursor: Box<dyn Cursor>,
+    past: Option<Past>,
+    /// Whether it is among the rows of the history.
+    in_past: bool,
     viewer: Viewer,
     /// The only rows to look at, the last one first; none for all.
     candidates: Option<Vec<Position>>,
@@ -83,19 +99,42 @@ pub struct Scan {
     deadline: Option<Instant>,
     /// Steps since the last look at the clock.
     steps: u32,
-    /// The deadline passed before the end.
-    stopped: bool,
+    /// Why it ended before the end.
+    failed: Option<ScanError>,
 }
 
-/// Opens a table for reading.
+/// Opens a table for reading. Of rows in the history the used columns are read, or all.
 #[must_use]
-pub fn open(store: &Store, viewer: Viewer, table: &'static dyn Table, constraints: &[Constraint]) -> Scan {
-    over(table.cursor(store), viewer, None, table, constraints)
+pub fn open(
+    store: &Store,
+    viewer: Viewer,
+    table: &'static dyn Table,
+    constraints: &[Constraint],
+    used: Option<&[usize]>,
+) -> Scan {
+    let cursor = table.cursor(store);
+    // After the cursor: what has left memory by now is in the history.
+    let readers = store.history().filter(|_| table.is_kept());
+    let past = readers.map(|readers| {
+        let except = Arc::new(past::keys(table, &*cursor));
+        Past::new(store, readers, wanted(viewer, table, constraints, used), except)
+    });
+    over(cursor, viewer, None, table, constraints).then(past)
+}
+
+/// What a query asks of the history.
+pub(super) fn wanted(
+    viewer: Viewer,
+    table: &'static dyn Table,
+    constraints: &[Constraint],
+    used: Option<&[usize]>,
+) -> Wanted {
+    let columns = past::columns(table, used, constraints);
+    Wanted { table, viewer, constraints: constraints.to_vec(), since: since(constraints), columns }
 }
 
 /// Opens a table whose rows are known by one of their columns, of which one must hold one of the numbers.
-#[must_use]
-pub fn open_at_rows(
+pub(super) fn open_at_rows(
     viewer: Viewer,
     table: &'static dyn Table,
     lookup: &Lookup,
@@ -105,26 +144,34 @@ pub fn open_at_rows(
     over(lookup.cursor(), viewer, Some(lookup.rows(numbers)), table, constraints)
 }
 
+/// The second from which on a query sees rows that ended.
+fn since(constraints: &[Constraint]) -> Option<i64> {
+    let timed = constraints.iter().any(|constraint| TIME_COLUMNS.contains(&constraint.column.as_str()));
+    (!timed).then(|| now().saturating_sub(WINDOW_SECONDS))
+}
+
 pub(super) fn over(
     cursor: Box<dyn Cursor>,
     viewer: Viewer,
     candidates: Option<Vec<Position>>,
-    table: &dyn Table,
+    table: &'static dyn Table,
     constraints: &[Constraint],
 ) -> Scan {
     let columns = table.columns();
-    let timed = constraints.iter().any(|constraint| TIME_COLUMNS.contains(&constraint.column.as_str()));
     Scan {
+        table,
         cursor,
+        past: None,
+        in_past: false,
         viewer,
         candidates,
         filter: Filter::compile(&columns, constraints),
-        since: (!timed).then(|| now().saturating_sub(WINDOW_SECONDS)),
+        since: since(constraints),
         max_rows: max_rows(constraints),
         max_rows_column: columns.iter().position(|column| column.name == MAX_ROWS),
         deadline: None,
         steps: 0,
-        stopped: false,
+        failed: None,
     }
 }
 
@@ -143,28 +190,61 @@ fn max_rows(constraints: &[Constraint]) -> Option<i64> {
 }
 
 impl Scan {
-    /// Goes to the next row; false when there is none.
+    /// The same, and rows of the history after it.
+    pub(super) fn then(self, past: Option<Past>) -> Self {
+        Self { past, ..self }
+    }
+
+    /// The same, but it fails at once.
+    pub(super) fn failing(self, error: ScanError) -> Self {
+        Self { failed: Some(error), ..self }
+    }
+
+    /// Goes to the next row; false when there is none, and when it failed.
     pub fn advance(&mut self) -> bool {
         while self.step() {
-            let old = self.since.is_some_and(|since| self.cursor.ended().is_some_and(|ended| ended < since));
-            if !old
-                && self.viewer.sees(self.cursor.owner())
-                && self.filter.may_match(|column| self.cursor.value(column))
-            {
+            // Of the history such rows are not read.
+            let ended = if self.in_past { None } else { self.cursor.ended() };
+            let old = self.since.is_some_and(|since| ended.is_some_and(|ended| ended < since));
+            if !old && self.viewer.sees(self.owner()) && self.filter.may_match(|column| self.cell(column)) {
                 return true;
             }
         }
         false
     }
 
+    /// Why it ended before it had all rows.
+    #[must_use]
+    pub fn error(&self) -> Option<&ScanError> {
+        self.failed.as_ref()
+    }
+
     fn step(&mut self) -> bool {
-        if let Some(deadline) = self.deadline {
-            self.stopped |= self.steps == 0 && Instant::now() >= deadline;
-            self.steps = (self.steps + 1) % ROWS_A_LOOK;
-            if self.stopped {
-                return false;
-            }
+        if self.failed.is_some() {
+            return false;
         }
+        if self.steps == 0 && self.is_late() {
+            return false;
+        }
+        self.steps = (self.steps + 1) % ROWS_A_LOOK;
+        if !self.in_past {
+            if self.step_in_memory() {
+                return true;
+            }
+            self.in_past = true;
+        }
+        self.step_in_past()
+    }
+
+    fn is_late(&mut self) -> bool {
+        let late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        if late {
+            self.failed = Some(ScanError::TooSlow { table: self.table.info().name });
+        }
+        late
+    }
+
+    fn step_in_memory(&mut self) -> bool {
         let Some(candidates) = &mut self.candidates else { return self.cursor.advance() };
         let next = candidates.pop();
         next.is_some_and(|position| {
@@ -173,12 +253,47 @@ impl Scan {
         })
     }
 
+    fn step_in_past(&mut self) -> bool {
+        loop {
+            let Some(past) = &mut self.past else { return false };
+            match past.step() {
+                Ok(Step::Row) => return true,
+                Ok(Step::Page) if self.is_late() => return false,
+                Ok(Step::Page) => {}
+                Ok(Step::End) => self.past = None,
+                Err(error) => {
+                    self.failed = Some(history(self.table, &error));
+                    return false;
+                }
+            }
+        }
+    }
+
+    fn owner(&self) -> Owner {
+        match &self.past {
+            Some(past) if self.in_past => past.owner(),
+            _ => self.cursor.owner(),
+        }
+    }
+
+    fn cell(&self, column: usize) -> Value {
+        match &self.past {
+            Some(past) if self.in_past => past.value(column),
+            _ => self.cursor.value(column),
+        }
+    }
+
     /// A cell of the row.
     #[must_use]
     pub fn value(&self, column: usize) -> Value {
         // The engine compares the column with what was asked, so that is what it holds.
-        if Some(column) == self.max_rows_column { self.max_rows.into() } else { self.cursor.value(column) }
+        if Some(column) == self.max_rows_column { self.max_rows.into() } else { self.cell(column) }
     }
+}
+
+/// The error of a scan whose history cannot be read.
+pub(super) fn history(table: &dyn Table, error: &HistoryError) -> ScanError {
+    ScanError::History { table: table.info().name, reason: error.to_string() }
 }
 
 /// Rows of a query, newest first: for each column in `columns` a cell.
@@ -195,7 +310,15 @@ pub struct Rows {
 /// # Errors
 /// When more rows match than the request or the query's `max_rows` allows, or the request's time is up.
 pub fn scan(store: &Store, table: &'static dyn Table, request: &Request) -> Result<Rows, ScanError> {
-    collect(open(store, request.viewer, table, &request.constraints), table, request)
+    let used = used(table, request);
+    collect(open(store, request.viewer, table, &request.constraints, used.as_deref()), table, request)
+}
+
+/// The columns that a request asks for; none for all.
+pub(super) fn used(table: &dyn Table, request: &Request) -> Option<Vec<usize>> {
+    let names = request.columns.as_ref()?;
+    let columns = table.columns().into_iter().enumerate();
+    Some(columns.filter(|(_, column)| names.iter().any(|name| name == column.name)).map(|(index, _)| index).collect())
 }
 
 /// Takes a scan's rows into memory.
@@ -213,8 +336,8 @@ pub(super) fn collect(mut scan: Scan, table: &'static dyn Table, request: &Reque
         }
         rows.push(indexes.iter().map(|index| scan.value(*index)).collect());
     }
-    if scan.stopped {
-        return Err(ScanError::TooSlow { table: table.info().name });
+    if let Some(error) = scan.failed {
+        return Err(error);
     }
     Ok(Rows { columns, rows })
 }
@@ -281,6 +404,7 @@ mod tests {
             rows: |_| Snapshot::of(vec![(); 1_000_000]),
             ended: |()| None,
             owner: |()| Owner::Anyone,
+            finished: None,
         };
         // No row matches: it is the scan that has to look at the clock, not who takes its rows.
         let constraints = vec![Constraint::new("number", Op::Equal, "1")];
