@@ -110,6 +110,16 @@ impl HistoryError {
         }
     }
 
+    /// Whether the engine goes on with what it has open.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::DiskFull { .. } | Self::NotUsable { .. } => true,
+            Self::Engine { reason, .. } => !reason.contains("FATAL"),
+            _ => false,
+        }
+    }
+
     pub(super) fn io(path: &Path, error: &io::Error) -> Self {
         if error.kind() == io::ErrorKind::StorageFull {
             return Self::DiskFull { path: path.into() };

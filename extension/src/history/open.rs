@@ -31,8 +31,9 @@ pub enum OpenNote {
     },
 }
 
-/// The engine's memory. Rows in the log count too; what does not fit is written to the temporary directory.
-const MEMORY: &str = "32MB";
+/// The engine's memory. Rows in the log count too, and what a commit or a checkpoint works on must fit: with half of it
+/// they fail when queries run beside them.
+const MEMORY: &str = "64MB";
 
 pub(super) fn open(path: &Path) -> Result<(History, Vec<OpenNote>), HistoryError> {
     let path = std::path::absolute(path).map_err(|error| HistoryError::io(path, &error))?;

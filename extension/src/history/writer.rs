@@ -11,7 +11,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::{History, HistoryError, LOG_LIMIT, Mark, OpenNote, Retention};
+use super::{History, HistoryError, LOG_LIMIT, Mark, OpenNote, Readers, Retention};
 use crate::record::Store;
 use crate::tables::{self, Batch, Cursor, Owner, Table};
 use crate::value::Value;
@@ -26,13 +26,16 @@ const FLUSH: Duration = Duration::from_millis(500);
 const MANY: usize = 8192;
 
 /// Rows of a table that one transaction stores, about.
-const BATCH: usize = 16_384;
+const BATCH: usize = 8192;
 
 /// Rows whose cells are held at a time.
 const CHUNK: usize = 512;
 
 /// Before it is tried again.
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
+
+/// How long queries wait for it to be opened anew.
+const REOPEN: Duration = Duration::from_secs(2);
 
 /// Without a row, before the log is moved into the file though it is short.
 const IDLE: Duration = Duration::from_secs(60);
@@ -77,8 +80,12 @@ impl Writer {
             flushed: Instant::now(),
             stored: Instant::now(),
             tidied: None,
+            doubtful: None,
+            notes: Vec::new(),
+            refused: None,
         };
         work.open();
+        work.tell();
         let highest = work.highest;
         let thread = std::thread::Builder::new().name("history".into()).spawn(move || work.run(&ended))?;
         Ok((Self { go_on: Some(go_on), thread: Some(thread) }, highest))
@@ -106,7 +113,15 @@ struct Work {
     /// When there was something to store.
     stored: Instant,
     tidied: Option<Instant>,
+    /// A flush whose commit failed, perhaps after it was durable, and its number.
+    doubtful: Option<(Vec<Pending>, Vec<u8>)>,
+    /// What was done to open it, and why it was not opened; still to be told.
+    notes: Vec<String>,
+    refused: Option<HistoryError>,
 }
+
+/// Rows of a table that are to be stored.
+type Pending = (&'static dyn Table, Batch);
 
 impl Work {
     fn run(mut self, go_on: &Receiver<()>) {
@@ -120,7 +135,7 @@ impl Work {
                 break;
             }
         }
-        // Queries that still run keep what they need.
+        // Queries that still run keep what they need. The next recorder opens the file.
         self.store.set_history(None);
     }
 
@@ -131,6 +146,7 @@ impl Work {
         if self.history.is_none() {
             self.open();
         }
+        self.tell();
         if self.history.is_some() {
             match self.store_and_tidy() {
                 Ok(()) => self.worked(),
@@ -140,21 +156,36 @@ impl Work {
     }
 
     fn open(&mut self) {
-        match History::open(&self.settings.path) {
-            Ok((history, notes)) => match history.mark() {
-                Ok(mark) => {
-                    for note in &notes {
-                        let note = told(note);
-                        tracing::error!("{note}");
-                        self.store.note_history(note);
-                    }
-                    self.highest = self.highest.max(mark.eid);
-                    self.store.set_history(Some(history.readers()));
-                    self.history = Some(history);
-                }
-                Err(error) => self.failed(&error),
-            },
-            Err(error) => self.failed(&error),
+        let readers = self.take(History::open(&self.settings.path));
+        self.store.set_history(readers);
+    }
+
+    /// Goes on with what was opened, and says where queries read it.
+    fn take(&mut self, opened: Result<(History, Vec<OpenNote>), HistoryError>) -> Option<Readers> {
+        let read = opened.and_then(|(history, notes)| Ok((history.mark()?, history, notes)));
+        match read {
+            Ok((mark, history, notes)) => {
+                self.notes.extend(notes.iter().map(told));
+                self.highest = self.highest.max(mark.eid);
+                let readers = history.readers();
+                self.history = Some(history);
+                Some(readers)
+            }
+            Err(error) => {
+                self.refused = Some(error);
+                None
+            }
+        }
+    }
+
+    /// Tells what came of opening.
+    fn tell(&mut self) {
+        for note in self.notes.drain(..) {
+            tracing::error!("{note}");
+            self.store.note_history(note);
+        }
+        if let Some(error) = self.refused.take() {
+            self.failed(&error);
         }
     }
 
@@ -172,11 +203,25 @@ impl Work {
         }
         self.store.set_history_fault(Some(message.clone()));
         self.trouble = Some((message, Instant::now()));
-        // On a full disk what is stored can still be read; after anything else only opening it anew tells what is left.
-        if self.history.is_some() && !matches!(error, HistoryError::DiskFull { .. }) {
-            self.store.set_history(None);
-            self.history = None;
+        if self.history.is_some() && !error.is_passing() {
+            self.reopen();
         }
+    }
+
+    /// Only opening it anew tells what is left. A query that begins meanwhile waits, or it would miss what is stored.
+    fn reopen(&mut self) {
+        let store = Arc::clone(&self.store);
+        store.replace_history(|| {
+            self.history = None;
+            let until = Instant::now() + REOPEN;
+            loop {
+                match History::open(&self.settings.path) {
+                    // By readers of before, which are about to fail.
+                    Err(HistoryError::InUse { .. }) if Instant::now() < until => std::thread::sleep(LOOK),
+                    opened => break self.take(opened),
+                }
+            }
+        });
     }
 
     fn store_and_tidy(&mut self) -> Result<(), HistoryError> {
@@ -212,8 +257,12 @@ impl Work {
     /// Stores finished rows in one transaction, and takes them out of memory after it.
     fn flush(&mut self) -> Result<(), HistoryError> {
         let Some(history) = &mut self.history else { return Ok(()) };
+        let mark = history.mark()?;
+        if let Some((batches, _)) = self.doubtful.take_if(|(_, number)| *number == mark.data) {
+            forget(&self.store, &batches);
+        }
         let (store, mut highest) = (&self.store, self.highest.max(self.store.highest_live_eid()));
-        let batches: Vec<_> = tables::all()
+        let batches: Vec<Pending> = tables::all()
             .into_iter()
             .filter_map(|table| Some((table, table.finished(store, BATCH)?)))
             .filter(|(_, batch)| !batch.is_empty())
@@ -221,7 +270,8 @@ impl Work {
         if batches.is_empty() {
             return Ok(());
         }
-        let mark = history.mark()?;
+        let before = mark.data.as_slice().try_into().map_or(0, u64::from_le_bytes);
+        let number = before.wrapping_add(1).to_le_bytes().to_vec();
         let mut flush = history.flush()?;
         for (table, batch) in &batches {
             let columns = table.columns();
@@ -236,12 +286,21 @@ impl Work {
                 flush.append(table.info().name, &mut rows.iter().map(|(row, owner)| (&row[..], *owner)))
             })?;
         }
-        flush.commit(&Mark { eid: highest, ..mark })?;
-        for (table, batch) in &batches {
-            table.forget(store, batch);
+        let committed = flush.commit(&Mark { eid: highest, data: number.clone(), ..mark });
+        if let Err(error) = committed {
+            self.doubtful = Some((batches, number));
+            return Err(error);
         }
+        self.doubtful = None;
+        forget(store, &batches);
         self.highest = highest;
         Ok(())
+    }
+}
+
+fn forget(store: &Store, batches: &[Pending]) {
+    for (table, batch) in batches {
+        table.forget(store, batch);
     }
 }
 

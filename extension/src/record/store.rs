@@ -146,6 +146,13 @@ impl Store {
         self.past.write().unwrap_or_else(PoisonError::into_inner).readers = readers;
     }
 
+    /// The same, by something that takes its time; who asks meanwhile waits.
+    pub fn replace_history(&self, open: impl FnOnce() -> Option<Readers>) {
+        let mut past = self.past.write().unwrap_or_else(PoisonError::into_inner);
+        past.readers = None;
+        past.readers = open();
+    }
+
     /// Says what is wrong with the history, for `agent_collector` to tell until it is right again.
     pub fn set_history_fault(&self, fault: Option<String>) {
         self.past.write().unwrap_or_else(PoisonError::into_inner).fault = fault;
