@@ -117,8 +117,8 @@ impl Scene {
         // A recorder that is kept from running counts what it loses; that is another matter than rows that are missing.
         let health = core.tell("generate", &json!(["agent_collector", {}, null]));
         for row in health.as_array().unwrap() {
-            let lost = ["ring_full", "oversized", "throttled"].map(|term| row[term].as_str().unwrap_or("0"));
-            assert_eq!(lost, ["0"; 3], "{row}");
+            let lost = ["ring_full", "oversized", "throttled", "evicted"].map(|term| row[term].as_str().unwrap_or("0"));
+            assert_eq!(lost, ["0"; 4], "{row}");
         }
         let agent_id = core.rows("ai_agents", "pid", &pid)[0]["agent_id"].as_str().unwrap().to_owned();
         let made: BTreeSet<String> = std::fs::read_dir(self.agent.work())

@@ -103,6 +103,8 @@ fn truth(mode: &str) {
         scope.spawn(work);
         scope.spawn(work);
     });
+    let evicted = recorder.value("SELECT max(evicted) FROM agent_collector");
+    assert_eq!(evicted.as_deref(), Some("0"), "other agents of this machine have pushed rows out of memory");
     let failures = failures.into_inner().unwrap();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     for row in recorder.query("SELECT * FROM agent_collector WHERE event <> 'gap'") {

@@ -16,8 +16,9 @@ use crate::recorder::{Recorder, Settings};
 /// Time that a recorder gets to end when the program is told to.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-/// Before a recorder that failed is started again.
+/// Before a recorder that failed is started again: at first, and at most.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
+const AFTER_FAILURES: Duration = Duration::from_secs(60);
 
 /// Between two looks at who records, and at whether the own recorder still does.
 const LOOK: Duration = Duration::from_millis(250);
@@ -88,6 +89,7 @@ impl Sensing {
             self.source.set(Ok(Rows::There(Client::new(&self.place.socket))));
             return;
         }
+        let mut pause = AFTER_FAILURE;
         loop {
             let ended = match self.lock() {
                 Ok(Some(lock)) => self.record(lock),
@@ -97,9 +99,10 @@ impl Sensing {
             let Err(reason) = ended else { return };
             tracing::error!(%reason, "nothing is recorded");
             self.source.set(Err(format!("agentquery records nothing: {reason}")));
-            if self.stop.wait(AFTER_FAILURE) {
+            if self.stop.wait(pause) {
                 return;
             }
+            pause = (pause * 2).min(AFTER_FAILURES);
         }
     }
 

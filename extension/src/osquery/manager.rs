@@ -8,7 +8,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::generated::{
     ExtensionManagerSyncHandler, ExtensionManagerSyncProcessor, ExtensionPluginRequest, ExtensionPluginResponse,
@@ -16,6 +16,7 @@ use super::generated::{
     InternalExtensionInfo, InternalExtensionList, InternalOptionInfo, InternalOptionList,
 };
 use super::plugin::{self, wire_row};
+use super::turns::Turns;
 use super::{Access, BindError, Server, Source, failure, reply, success};
 use crate::record::Store;
 use crate::shell::{Backend as _, Engine, Limits, Sink};
@@ -25,6 +26,13 @@ use crate::value::Value;
 /// Time for a query, and for one of a user who may not see everything.
 const TIME: Duration = Duration::from_secs(60);
 const TIME_OF_USER: Duration = Duration::from_secs(10);
+
+/// Queries that run at a time, and those of users who may not see everything.
+const AT_A_TIME: usize = 8;
+const OF_USERS: usize = 4;
+
+/// How long a query waits for its turn.
+const WAIT: Duration = Duration::from_secs(10);
 
 /// Text that a result may hold; there is no part of it before the whole of it.
 const RESULT_BYTES: usize = 48 << 20;
@@ -42,9 +50,10 @@ static RESULTS: AtomicUsize = AtomicUsize::new(0);
 pub fn serve(path: &Path, access: Access, store: Arc<Store>) -> Result<Server, BindError> {
     let options = path.to_string_lossy().into_owned();
     let source = Source::of(Arc::clone(&store));
+    let turns = Turns::new(AT_A_TIME, OF_USERS);
     Server::start(path, access, move |viewer| {
-        let (store, source, path) = (Arc::clone(&store), source.clone(), options.clone());
-        ExtensionManagerSyncProcessor::new(Manager { store, source, viewer, path })
+        let (store, source, turns, path) = (Arc::clone(&store), source.clone(), turns.clone(), options.clone());
+        ExtensionManagerSyncProcessor::new(Manager { store, source, turns, viewer, path })
     })
 }
 
@@ -52,6 +61,7 @@ struct Manager {
     store: Arc<Store>,
     /// The same, as the plugins want it.
     source: Source,
+    turns: Turns,
     viewer: Viewer,
     path: String,
 }
@@ -64,6 +74,7 @@ impl Manager {
     }
 
     fn rows(&self, sql: &str) -> Result<ExtensionPluginResponse, String> {
+        let _turn = self.turns.wait(self.viewer, Instant::now() + WAIT).ok_or(plugin::BUSY)?;
         let mut collect = Collect::default();
         self.engine()?.run(sql, &mut collect).map_err(|error| error.to_string())?;
         Ok(std::mem::take(&mut collect.rows))
@@ -185,6 +196,7 @@ mod tests {
         let manager = || Manager {
             store: fixture::store(1),
             source: Source::default(),
+            turns: Turns::new(1, 1),
             viewer: Viewer::All,
             path: String::new(),
         };

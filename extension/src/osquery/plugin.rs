@@ -18,6 +18,9 @@ use crate::value::Value;
 /// Time for an answer: while one waits for it, the whole core does.
 const ANSWER: Duration = Duration::from_secs(5);
 
+/// What is said when there was no turn.
+pub(super) const BUSY: &str = "agentquery is busy with other queries; ask again in a moment";
+
 /// Time for the recorder to answer what osquery asked: longer than the recorder itself takes before it gives up.
 const FORWARD: Duration = Duration::from_secs(8);
 
@@ -64,8 +67,8 @@ fn generate(
     context: Option<&str>,
 ) -> Result<ExtensionPluginResponse, String> {
     let until = Instant::now() + ANSWER;
-    let turn = source.turns().wait(until);
-    let _turn = turn.ok_or("agentquery is busy with other queries; ask again in a moment")?;
+    let turn = source.turns().wait(viewer, until);
+    let _turn = turn.ok_or(BUSY)?;
     let context = context.map_or_else(Context::default, Context::parse);
     let mut columns = context.columns;
     if let (Some(columns), Some(first)) = (&mut columns, table.columns().first()) {

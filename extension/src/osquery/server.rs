@@ -17,6 +17,9 @@ use crate::tables::Viewer;
 /// A query's text or context; an IN list of tens of thousands of values fits.
 const REQUEST: MessageLimits = MessageLimits { bytes: 8 << 20, elements: 10_000, time: Duration::from_secs(30) };
 
+/// And one of a user who may not see everything: what is read of it takes ten times that for a moment.
+const REQUEST_OF_USER: MessageLimits = MessageLimits { bytes: 256 << 10, ..REQUEST };
+
 /// Connections at a time. osquery holds two for each running query. One more costs the one that has been waited for
 /// the longest its place, so that nobody keeps osquery out by just holding them.
 const CONNECTIONS: usize = 64;
@@ -159,7 +162,8 @@ fn begin<P: TProcessor + Send + 'static>(
     processor: &impl Fn(Viewer) -> P,
 ) -> thrift::Result<()> {
     let viewer = peer::viewer(&stream)?;
-    let (input, output) = protocols(&stream, REQUEST)?;
+    let limits = if viewer == Viewer::All { REQUEST } else { REQUEST_OF_USER };
+    let (input, output) = protocols(&stream, limits)?;
     let peer = Arc::new(Peer { stream, viewer, waiting: input.transport.waiting() });
     if !peers.admit(&peer) {
         tracing::warn!(?viewer, "too many queries at a time; one is refused");

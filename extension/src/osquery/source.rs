@@ -21,6 +21,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Answers to calls that are made at a time: osquery asks for one, or for a few when its schedule and a user meet.
 const AT_A_TIME: usize = 4;
+/// And those of users who may not see everything.
+const OF_USERS: usize = 2;
 
 /// Who has the rows.
 #[derive(Clone)]
@@ -44,7 +46,7 @@ impl Default for Source {
             state: Mutex::default(),
             changed: Condvar::new(),
             reads: Reads::default(),
-            turns: Turns::new(AT_A_TIME),
+            turns: Turns::new(AT_A_TIME, OF_USERS),
             reached: AtomicBool::new(false),
         }))
     }

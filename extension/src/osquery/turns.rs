@@ -1,35 +1,56 @@
-//! A bound on the answers that are made at the same time: each may take some ten megabytes while it is made.
+//! A bound on the answers that are made at the same time: each may take some ten megabytes, and a core, while it is made.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
-/// So many at a time; the others wait.
+use crate::tables::Viewer;
+
+/// So many at a time; the others wait. Users who may not see everything have places of their own, so that they never
+/// keep osquery or root waiting.
 #[derive(Clone)]
-pub(super) struct Turns(Arc<(Mutex<usize>, Condvar)>);
+pub(super) struct Turns(Arc<(Mutex<Left>, Condvar)>);
+
+struct Left {
+    all: usize,
+    users: usize,
+}
+
+impl Left {
+    fn of(&mut self, viewer: Viewer) -> &mut usize {
+        match viewer {
+            Viewer::All => &mut self.all,
+            Viewer::User(_) => &mut self.users,
+        }
+    }
+}
 
 /// One's turn, until it is dropped.
-pub(super) struct Turn(Turns);
+pub(super) struct Turn {
+    turns: Turns,
+    viewer: Viewer,
+}
 
 impl Turns {
-    pub(super) fn new(at_a_time: usize) -> Self {
-        Self(Arc::new((Mutex::new(at_a_time), Condvar::new())))
+    pub(super) fn new(all: usize, users: usize) -> Self {
+        Self(Arc::new((Mutex::new(Left { all, users }), Condvar::new())))
     }
 
     /// Waits for a turn; none when there is none until then.
-    pub(super) fn wait(&self, until: Instant) -> Option<Turn> {
+    pub(super) fn wait(&self, viewer: Viewer, until: Instant) -> Option<Turn> {
         let left = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
         let time = until.saturating_duration_since(Instant::now());
-        let waited = self.0.1.wait_timeout_while(left, time, |left| *left == 0);
+        let waited = self.0.1.wait_timeout_while(left, time, |left| *left.of(viewer) == 0);
         let (mut left, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        *left = left.checked_sub(1)?;
-        Some(Turn(self.clone()))
+        let places = left.of(viewer);
+        *places = places.checked_sub(1)?;
+        Some(Turn { turns: self.clone(), viewer })
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        *self.0.0.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        self.0.0.1.notify_one();
+        *self.turns.0.0.lock().unwrap_or_else(PoisonError::into_inner).of(self.viewer) += 1;
+        self.turns.0.1.notify_all();
     }
 }
 
@@ -40,15 +61,23 @@ mod tests {
 
     #[test]
     fn no_more_than_so_many_and_each_in_the_end() {
-        let turns = Turns::new(2);
-        let first = turns.wait(Instant::now()).unwrap();
-        let _second = turns.wait(Instant::now()).unwrap();
-        assert!(turns.wait(Instant::now() + Duration::from_millis(20)).is_none());
+        let (turns, all) = (Turns::new(2, 1), Viewer::All);
+        let first = turns.wait(all, Instant::now()).unwrap();
+        let _second = turns.wait(all, Instant::now()).unwrap();
+        assert!(turns.wait(all, Instant::now() + Duration::from_millis(20)).is_none());
         let third = std::thread::spawn({
             let turns = turns.clone();
-            move || turns.wait(Instant::now() + Duration::from_secs(30)).is_some()
+            move || turns.wait(all, Instant::now() + Duration::from_secs(30)).is_some()
         });
         drop(first);
         assert!(third.join().unwrap());
+    }
+
+    #[test]
+    fn users_keep_nobody_else_waiting() {
+        let turns = Turns::new(1, 1);
+        let _alice = turns.wait(Viewer::User(1), Instant::now()).unwrap();
+        assert!(turns.wait(Viewer::User(2), Instant::now()).is_none());
+        assert!(turns.wait(Viewer::All, Instant::now()).is_some());
     }
 }
