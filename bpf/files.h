@@ -90,8 +90,13 @@ static __always_inline void handle_open(struct task_struct *task, const struct m
 	struct aq_file entry = {};
 	struct inode *inode;
 
-	if (!record || !file)
+	if (!record)
 		return;
+	if (!file) { /* another thread has closed the descriptor already: what it was of is not known */
+		COUNT(AQ_OPEN, seen);
+		COUNT(AQ_OPEN, oversized);
+		return;
+	}
 	inode = BPF_CORE_READ(file, f_inode);
 	record->open.mode = BPF_CORE_READ(inode, i_mode);
 	mode = BPF_CORE_READ(file, f_mode);
@@ -140,15 +145,17 @@ static __always_inline void handle_open(struct task_struct *task, const struct m
 	record->open.path_length = append_path(record, which, &at);
 	if (bpf_map_update_elem(&files, &address, &entry, BPF_ANY))
 		record->header.flags |= AQ_UNTRACKED;
-	key = descriptor_key(task, fd);
-	bpf_map_update_elem(&descriptors, &key, &address, BPF_ANY);
 	if (at > AQ_DATA_MAX) {
 		COUNT(AQ_OPEN, oversized);
 		bpf_map_delete_elem(&files, &address);
 		return;
 	}
-	if (!submit(&record->header, AQ_TEXT + at, false))
+	if (!submit(&record->header, AQ_TEXT + at, false)) {
 		bpf_map_delete_elem(&files, &address); /* nobody waits for its end */
+		return;
+	}
+	key = descriptor_key(task, fd);
+	bpf_map_update_elem(&descriptors, &key, &address, BPF_ANY);
 }
 
 /* A descriptor has gone; its file too, when it was the last reference. */

@@ -285,3 +285,28 @@ fn an_agent_that_forks_all_the_time_is_adopted_whole_and_once() {
         assert!(missing.is_empty(), "{missing:?}");
     }
 }
+
+#[test]
+fn an_open_whose_descriptor_another_thread_closed_is_counted() {
+    if !can_record("an_open_whose_descriptor_another_thread_closed_is_counted") {
+        return;
+    }
+    let recorder = Recorder::start(&["--syscalls", "always"]);
+    let agent = Agent::new();
+    std::fs::write(agent.work().join("raced"), "").unwrap();
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/programs/closes.c");
+    let program = agent.work().join("closes");
+    assert!(Command::new("cc").args(["-pthread", source, "-o"]).arg(&program).status().unwrap().success());
+    let run = agent.run("./closes 30000 >opened").recorded(&recorder);
+    let opened: i64 = std::fs::read_to_string(agent.work().join("opened")).unwrap().trim().parse().unwrap();
+    let number = |sql: &str| -> i64 { recorder.value(sql).unwrap().parse().unwrap() };
+    let rows = number(&format!(
+        "SELECT count(*) FROM agent_file_ops WHERE agent_id = {} AND path LIKE '%/raced' AND operation != 'close'",
+        run.id()
+    ));
+    let lost = number("SELECT ring_full + oversized + throttled FROM agent_collector WHERE event = 'open'");
+    assert!(lost > 0, "no descriptor was closed in time: nothing was tested");
+    assert_eq!(rows + lost, opened, "{rows} rows, {lost} lost");
+    let seen = "SELECT seen = submitted + filtered + ring_full + oversized + throttled FROM agent_collector WHERE event = 'open'";
+    assert_eq!(number(seen), 1);
+}

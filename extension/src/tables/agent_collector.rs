@@ -36,7 +36,11 @@ pub(super) static TABLE: Declaration<CollectorRow> = Declaration {
         bigint("submitted", "Events put into the ring", |row| row.submitted.into()),
         bigint("filtered", "Events of no agent, or of the noise list", |row| row.filtered.into()),
         bigint("ring_full", "Events lost because the ring was full", |row| row.ring_full.into()),
-        bigint("oversized", "Events lost because they were too large", |row| row.oversized.into()),
+        bigint(
+            "oversized",
+            "Events lost because they were too large, or because what they tell of could not be read or remembered",
+            |row| row.oversized.into(),
+        ),
         bigint("throttled", "Events left out to keep one instance from crowding out the others", |row| {
             row.throttled.into()
         }),
