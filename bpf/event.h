@@ -185,6 +185,14 @@ struct aq_control {
 	__u32 mark_generation;
 };
 
+/* What the recorder says of itself. */
+struct aq_recorder {
+	__u64 read_position; /* of the ring: how far it has read, for it gives the memory back later */
+	__u64 heard_ns; /* since boot: when it was last there; 0 when the programs end with it */
+	__u64 calls_ns; /* since boot: when the hook on system calls was attached; 0 while it is not */
+	__u64 ring_ns; /* since boot: when the ring was made */
+};
+
 /* In whose name the end of a file or a connection is told, whoever is running by then. */
 struct aq_owner {
 	__u64 start_ns;
@@ -214,6 +222,7 @@ _Static_assert(sizeof(struct aq_connection) == 128, "aq_connection");
 _Static_assert(sizeof(struct aq_counters) == 64, "aq_counters");
 _Static_assert(sizeof(struct aq_slot) == 24, "aq_slot");
 _Static_assert(sizeof(struct aq_control) == 16, "aq_control");
+_Static_assert(sizeof(struct aq_recorder) == 32, "aq_recorder");
 _Static_assert(sizeof(struct aq_file) == 56, "aq_file");
 
 #endif

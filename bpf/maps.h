@@ -10,7 +10,10 @@
 
 #define TOKENS_PER_SECOND 200000ull /* events a second that one tree may send */
 #define TOKENS_MOST 400000ull /* and at once */
-#define RING_BYTES (2u << 20)
+/* A quarter of it is what the recorder has read and not made durable yet. */
+#define RING_BYTES (4u << 20)
+/* Without a word of the recorder for so long, programs that outlived it tell nothing any more. */
+#define SILENCE_NS (600ull * 1000000000)
 
 struct mark {
 	__u32 slot;
@@ -72,6 +75,13 @@ struct {
 	__type(key, __u32);
 	__type(value, struct aq_control);
 } control SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct aq_recorder);
+} recorder SEC(".maps");
 
 /* Open files by the address of their struct file, and by their open_id those that have ended but could not be told. */
 struct {
@@ -154,9 +164,32 @@ static __always_inline struct aq_slot *slot_of(struct task_struct *task, struct 
 	return slot;
 }
 
+static __always_inline struct aq_recorder *recorder_now(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&recorder, &zero);
+}
+
+/* Whether there is a recorder, or will be one soon. */
+static __always_inline bool is_heard(void)
+{
+	struct aq_recorder *now = recorder_now();
+
+	return now && (now->heard_ns == 0 || bpf_ktime_get_boot_ns() < now->heard_ns + SILENCE_NS);
+}
+
 static __always_inline bool is_shown(const struct aq_slot *slot)
 {
-	return slot && (slot->state == AQ_SLOT_PROVISIONAL || slot->state == AQ_SLOT_CONFIRMED);
+	return slot && (slot->state == AQ_SLOT_PROVISIONAL || slot->state == AQ_SLOT_CONFIRMED) && is_heard();
+}
+
+/* Bytes in the ring that the recorder has not read. */
+static __always_inline __u64 unread(void)
+{
+	struct aq_recorder *now = recorder_now();
+
+	return now ? bpf_ringbuf_query(&events, BPF_RB_PROD_POS) - now->read_position : 0;
 }
 
 /* Fills the header but for the length, in the name of a process. Every record that is begun ends in submit() or is
@@ -248,7 +281,7 @@ static __always_inline bool put(struct aq_header *header, __u32 length, bool urg
 	__u64 flags = BPF_RB_FORCE_WAKEUP;
 
 	header->length = length;
-	if ((!urgent || header->kind == AQ_FORK) && bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) < 256 * 1024)
+	if ((!urgent || header->kind == AQ_FORK) && unread() < 256 * 1024)
 		flags = BPF_RB_NO_WAKEUP;
 	if (bpf_ringbuf_output(&events, header, length, flags)) {
 		COUNT(header->kind, ring_full);

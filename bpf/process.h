@@ -248,7 +248,7 @@ int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm
 	__u64 start, end, bytes;
 	long length;
 
-	if (slot && slot->state == AQ_SLOT_MUTED)
+	if ((slot && slot->state == AQ_SLOT_MUTED) || !is_heard())
 		return 0;
 	candidate = may_be_agent(task, image);
 	if (!is_shown(slot)) {

@@ -212,7 +212,7 @@ impl Recording {
             bytes: config.retention_bytes.unwrap_or(usual.bytes),
         };
         let history = (database != Path::new(NO_HISTORY)).then_some(history::Settings { path: database, retention });
-        (Settings { syscalls, signature_dirs, history, faults: Vec::new() }, place)
+        (Settings { syscalls, signature_dirs, history, pins: None, faults: Vec::new() }, place)
     }
 
     /// The configuration, or the one without a file and what is wrong with the file.

@@ -8,6 +8,7 @@ pub mod linux;
 
 use std::collections::HashSet;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,6 +70,15 @@ pub enum Syscalls {
     Always,
 }
 
+/// A place in what the system tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Place {
+    /// Tells one series of events from another; 0 for one that ends with its recorder.
+    pub series: u64,
+    /// Grows with each event.
+    pub position: u64,
+}
+
 /// What a collector has to know of the signatures.
 #[derive(Debug, Clone, Default)]
 pub struct Interest {
@@ -88,15 +98,32 @@ pub trait Collector {
     /// When the system no longer gives records.
     fn drain(&mut self, wait: Duration, events: &mut Vec<Event>) -> Result<(), CollectError>;
 
-    /// The events of all drains so far are recorded: the system may forget them. `discarded` says how many of them, of
-    /// all so far, led to no row.
-    fn commit(&mut self, discarded: u64);
+    /// How far it has read.
+    fn place(&self) -> Place {
+        Place::default()
+    }
+
+    /// The events of all drains so far are recorded. Up to the place `durable` the system may forget them; without one,
+    /// all. `discarded` says how many of them, of all so far, led to no row.
+    fn commit(&mut self, discarded: u64, durable: Option<Place>);
 
     /// The tree of this mark is an agent's. False when the mark was released meanwhile.
     fn confirm(&mut self, mark: Mark) -> bool;
 
     /// The tree of this mark is none of ours, or has ended: its slot can be used again.
     fn release(&mut self, mark: Mark);
+
+    /// Goes on behind that place, up to which a recorder before this one made all durable. True when that can be: its
+    /// marks hold, and all events since then are to come.
+    fn resume(&mut self, durable: Place) -> bool {
+        let _ = durable;
+        false
+    }
+
+    /// These are all marks that are in use; others can be used again.
+    fn keep_marks(&mut self, used: &HashSet<Mark>) {
+        let _ = used;
+    }
 
     /// Marks a running tree, which the system had not marked by itself.
     fn mark_tree(&mut self, root: u32) -> Option<Mark>;
@@ -148,16 +175,20 @@ pub fn listening_ports(pid: u32) -> HashSet<u16> {
     linux::procfs::Proc::default().listening_ports(pid)
 }
 
-/// The best collector that loads here.
+/// The best collector that loads here. What outlives it is kept in the folder `pins`.
 ///
 /// # Errors
 /// The reason why there is none.
-pub fn start(interest: &Interest, syscalls: Syscalls) -> Result<Box<dyn Collector>, DegradationReason> {
+pub fn start(
+    interest: &Interest,
+    syscalls: Syscalls,
+    pins: Option<&Path>,
+) -> Result<Box<dyn Collector>, DegradationReason> {
     #[cfg(target_os = "linux")]
-    return Ok(Box::new(linux::ebpf::EbpfCollector::start(interest, syscalls)?));
+    return Ok(Box::new(linux::ebpf::EbpfCollector::start(interest, syscalls, pins)?));
     #[cfg(not(target_os = "linux"))]
     {
-        let _ = (interest, syscalls);
+        let _ = (interest, syscalls, pins);
         Err(DegradationReason::UnsupportedSystem)
     }
 }

@@ -29,6 +29,8 @@ pub struct Settings {
     pub signature_dirs: Vec<PathBuf>,
     /// Where finished rows are kept, and for how long; none to hold them in memory alone.
     pub history: Option<history::Settings>,
+    /// Folder in a BPF file system where the collector is kept for the next recorder; none to end it with this one.
+    pub pins: Option<PathBuf>,
     /// What was wrong with the settings, for `agent_collector` to tell.
     pub faults: Vec<String>,
 }
@@ -71,7 +73,7 @@ impl Recorder {
             interpreters: INTERPRETERS.iter().map(|name| (*name).to_owned()).collect(),
             every_exec: catalogue.needs_every_exec(),
         };
-        let syscalls = settings.syscalls;
+        let (syscalls, pins) = (settings.syscalls, settings.pins.clone());
         let store = Arc::new(Store::default());
         store.update(|state| state.faults.clone_from(&settings.faults));
         let (writer, floor) = match settings.history.clone().map(|at| history::Writer::start(at, Arc::clone(&store))) {
@@ -85,7 +87,7 @@ impl Recorder {
             std::thread::Builder::new().name("recorder".into()).spawn(move || {
                 go_first();
                 // The collector is made in the thread that uses it: a thread born later would miss its mark as our own.
-                let mut collector = match collect::start(&interest, syscalls) {
+                let mut collector = match collect::start(&interest, syscalls, pins.as_deref()) {
                     Ok(collector) => collector,
                     Err(reason) => {
                         let _ = ready.send(Err(reason));
@@ -148,7 +150,7 @@ fn record(mut engine: Engine, mut collector: Box<dyn Collector>, stop: &AtomicBo
         let wait = if engine.agents_live() > 0 { BUSY } else { IDLE };
         collector.drain(wait, &mut events)?;
         engine.take(&mut events, collect::boot_ns(), &mut *collector);
-        collector.commit(engine.discarded());
+        collector.commit(engine.discarded(), None);
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Linux: eBPF. The programs are in `bpf/`, their records in `bpf/event.h`.
 //!
 //! [`decode`] and [`procfs`] are pure and compiled on every system; `ebpf` loads and attaches, `ring` reads, `adopt` asks
-//! for what ran before.
+//! for what ran before, `pins` keeps it all for the next recorder.
 
 #[cfg(target_os = "linux")]
 mod adopt;
@@ -12,6 +12,8 @@ pub mod abi;
 pub mod decode;
 #[cfg(target_os = "linux")]
 pub mod ebpf;
+#[cfg(target_os = "linux")]
+pub mod pins;
 pub mod procfs;
 #[cfg(target_os = "linux")]
 mod ring;

@@ -175,6 +175,14 @@ pub struct aq_control {
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct aq_recorder {
+    pub read_position: __u64,
+    pub heard_ns: __u64,
+    pub calls_ns: __u64,
+    pub ring_ns: __u64,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct aq_owner {
     pub start_ns: __u64,
     pub pid: __u32,

@@ -22,6 +22,7 @@ const _: () = assert!(size_of::<abi::aq_connection>() == 128);
 const _: () = assert!(size_of::<abi::aq_counters>() == 64);
 const _: () = assert!(size_of::<abi::aq_slot>() == 24);
 const _: () = assert!(size_of::<abi::aq_control>() == 16);
+const _: () = assert!(size_of::<abi::aq_recorder>() == 32);
 const _: () = assert!(size_of::<abi::aq_file>() == 56);
 
 /// `AF_INET6` of Linux (`include/linux/socket.h`).
@@ -69,6 +70,8 @@ unsafe impl Raw for abi::aq_counters {}
 unsafe impl Raw for abi::aq_slot {}
 // SAFETY: as above.
 unsafe impl Raw for abi::aq_control {}
+// SAFETY: as above.
+unsafe impl Raw for abi::aq_recorder {}
 // SAFETY: as above.
 unsafe impl Raw for abi::aq_file {}
 

@@ -1,8 +1,9 @@
 //! Loading the programs, attaching them, and telling them what the recorder decided.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -10,10 +11,11 @@ use std::time::{Duration, Instant};
 use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, ProgramInput};
 
 use super::decode::{bytes_of, decode, kind_of, read};
+use super::pins::Pins;
 use super::ring::{Ring, RingMap};
 use super::{abi, adopt};
 use crate::collect::latency::Latency;
-use crate::collect::{CollectError, Collector, DegradationReason, Interest, Syscalls};
+use crate::collect::{CollectError, Collector, DegradationReason, Interest, Place, Syscalls};
 use crate::event::{Event, EventKind, Mark};
 use crate::record::Probe;
 use crate::record::rows::CollectorRow;
@@ -34,6 +36,9 @@ const SWEEP_SHARE: u32 = 20;
 const SWEEP_AT_LEAST: Duration = Duration::from_millis(10);
 /// And one in a while also without a reason: mappings end without an event.
 const SWEEP_AT_MOST: Duration = Duration::from_secs(1);
+
+/// The programs hear of us so often.
+const SAY_AT_LEAST: Duration = Duration::from_secs(1);
 
 /// Always attached, the exits first: a fork that is seen must not be left without its exit.
 /// The states of sockets with them: they cost nothing but where a connection begins or ends, and an agent's first moments
@@ -62,6 +67,10 @@ pub struct EbpfCollector {
     maps: Arc<Maps>,
     shared: Arc<Shared>,
     object: Arc<Guarded>,
+    pins: Option<Pins>,
+    /// When the ring was made, if it outlives us; else 0.
+    series: u64,
+    heard: Instant,
     syscalls: Syscalls,
     attached_ns: Option<u64>,
     idle_since: Option<Instant>,
@@ -89,6 +98,7 @@ struct Maps {
     counters: MapHandle,
     files: MapHandle,
     control: MapHandle,
+    recorder: MapHandle,
     programs: Vec<MapProgram>,
 }
 
@@ -161,10 +171,20 @@ impl EbpfCollector {
     ///
     /// # Errors
     /// The reason why it cannot be done here.
-    pub fn start(interest: &Interest, syscalls: Syscalls) -> Result<Self, DegradationReason> {
+    pub fn start(interest: &Interest, syscalls: Syscalls, pins: Option<&Path>) -> Result<Self, DegradationReason> {
         check_machine()?;
         log_libbpf();
-        let open = ObjectBuilder::default().open_memory(OBJECT).map_err(|error| refused("open", &error))?;
+        let mut open = ObjectBuilder::default().open_memory(OBJECT).map_err(|error| refused("open", &error))?;
+        let pins = pins.and_then(|folder| match Pins::open(folder) {
+            Ok(pins) => Some(pins),
+            Err(error) => {
+                tracing::error!(%error, folder = %folder.display(), "nothing will outlive the recorder");
+                None
+            }
+        });
+        if let Some(pins) = &pins {
+            pins.take_maps(&mut open).map_err(|error| refused("pinned maps", &error))?;
+        }
         let object = open.load().map_err(|error| refused("load", &error))?;
         let programs = object
             .progs()
@@ -178,6 +198,7 @@ impl EbpfCollector {
             counters: map_named(&object, "counters")?,
             files: map_named(&object, "files")?,
             control: map_named(&object, "control")?,
+            recorder: map_named(&object, "recorder")?,
             programs,
         };
         let events = object.maps().find(|map| map.name() == "events");
@@ -190,6 +211,9 @@ impl EbpfCollector {
             maps: Arc::new(maps),
             shared: Arc::default(),
             object: Arc::new(Guarded(object)),
+            series: if pins.is_some() { boot_ns() } else { 0 },
+            pins,
+            heard: Instant::now(),
             syscalls,
             attached_ns: None,
             idle_since: None,
@@ -200,10 +224,20 @@ impl EbpfCollector {
             drained: Vec::new(),
         };
         collector.fill(interest).map_err(|error| refused("settings", &error))?;
-        for name in PROCESS_PROGRAMS {
-            collector.processes.push(attach(&collector.object.0, name)?);
+        if collector.resumes() {
+            let said = collector.said();
+            collector.series = said.ring_ns;
+            if collector.pins.as_ref().is_some_and(|pins| pins.is_attached(CALL_PROGRAM)) {
+                collector.attach_calls_since(said.calls_ns);
+            }
+            collector.count_received();
         }
-        if syscalls == Syscalls::Always {
+        collector.say();
+        for name in PROCESS_PROGRAMS {
+            let link = collector.attach(name)?;
+            collector.processes.push(link);
+        }
+        if syscalls == Syscalls::Always && collector.calls.is_none() {
             collector.attach_calls();
             if collector.calls.is_none() {
                 return Err(DegradationReason::Refused("the hook on system calls does not attach".into()));
@@ -234,8 +268,10 @@ impl EbpfCollector {
             mark_generation: 0,
         };
         self.maps.control.update(&0_u32.to_ne_bytes(), bytes_of(&control), MapFlags::ANY)?;
-        for slot in (abi::AQ_MUTED_SLOT + 1)..abi::AQ_SLOTS {
-            self.maps.free_slots.update(&[], &slot.to_ne_bytes(), MapFlags::ANY)?;
+        if !self.resumes() {
+            for slot in (abi::AQ_MUTED_SLOT + 1)..abi::AQ_SLOTS {
+                self.maps.free_slots.update(&[], &slot.to_ne_bytes(), MapFlags::ANY)?;
+            }
         }
         let muted = abi::aq_slot { state: abi::AQ_SLOT_MUTED, generation: 0, refilled_ns: 0, tokens: 0 };
         self.maps.slots.update(&abi::AQ_MUTED_SLOT.to_ne_bytes(), bytes_of(&muted), MapFlags::ANY)?;
@@ -261,17 +297,76 @@ impl EbpfCollector {
         Some(Mark { slot, generation })
     }
 
+    fn attach(&self, name: &str) -> Result<Link, DegradationReason> {
+        match &self.pins {
+            Some(pins) => pins.attach(&self.object.0, name),
+            None => attach(&self.object.0, name),
+        }
+    }
+
     fn attach_calls(&mut self) {
-        match attach(&self.object.0, CALL_PROGRAM) {
+        self.attach_calls_since(0);
+    }
+
+    /// The hook was attached then, or (0) is now.
+    fn attach_calls_since(&mut self, since: u64) {
+        match self.attach(CALL_PROGRAM) {
             Ok(link) => {
                 self.calls = Some(link);
-                self.attached_ns = Some(boot_ns());
+                self.attached_ns = Some(if since == 0 { boot_ns() } else { since });
                 self.shared.attached.store(true, Ordering::Relaxed);
             }
             Err(error) => {
                 tracing::error!(%error, "the hook on system calls does not attach: files and connections are not seen");
             }
         }
+    }
+
+    fn detach_calls(&mut self) {
+        self.calls = None;
+        self.attached_ns = None;
+        self.shared.attached.store(false, Ordering::Relaxed);
+        if let Some(Err(error)) = self.pins.as_ref().map(|pins| pins.detach(CALL_PROGRAM)) {
+            tracing::error!(%error, "the hook on system calls stays attached");
+        }
+    }
+
+    fn resumes(&self) -> bool {
+        self.pins.as_ref().is_some_and(Pins::resumes)
+    }
+
+    /// What was submitted and is not in the ring any more was received, by a recorder before us.
+    fn count_received(&self) {
+        let probe = self.health();
+        let waiting = probe.waiting();
+        for (kind, received) in (0..abi::AQ_KINDS).zip(&self.shared.received) {
+            let waiting = waiting.get(kind as usize).copied().unwrap_or(0);
+            let [_, submitted, ..] = probe.counters(kind);
+            received.store(submitted.saturating_sub(waiting), Ordering::Relaxed);
+        }
+    }
+
+    fn health(&self) -> EbpfProbe {
+        EbpfProbe { maps: Arc::clone(&self.maps), shared: Arc::clone(&self.shared), ring: self.ring.map() }
+    }
+
+    /// What the recorder before us said of itself, or we.
+    fn said(&self) -> abi::aq_recorder {
+        let bytes = self.maps.recorder.lookup(&0_u32.to_ne_bytes(), MapFlags::ANY).ok().flatten();
+        let said = bytes.and_then(|bytes| read(&bytes).ok());
+        said.unwrap_or(abi::aq_recorder { read_position: 0, heard_ns: 0, calls_ns: 0, ring_ns: 0 })
+    }
+
+    /// Says how far we have read, and that we are there.
+    fn say(&mut self) {
+        let heard_ns = if self.pins.is_some() { boot_ns() } else { 0 };
+        let calls_ns = self.attached_ns.unwrap_or(0);
+        let read_position = self.ring.position();
+        let said = abi::aq_recorder { read_position, heard_ns, calls_ns, ring_ns: self.series };
+        if let Err(error) = self.maps.recorder.update(&0_u32.to_ne_bytes(), bytes_of(&said), MapFlags::ANY) {
+            tracing::error!(%error, "the programs do not learn how far the ring was read");
+        }
+        self.heard = Instant::now();
     }
 
     fn slot(&self, mark: Mark) -> Option<abi::aq_slot> {
@@ -333,20 +428,46 @@ impl Collector for EbpfCollector {
         }
         let idle = self.agents == 0 && self.idle_since.is_some_and(|since| since.elapsed() > LINGER);
         if idle && self.syscalls == Syscalls::OnDemand && self.calls.is_some() {
-            self.calls = None;
-            self.attached_ns = None;
-            self.shared.attached.store(false, Ordering::Relaxed);
+            self.detach_calls();
         }
         Ok(())
     }
 
-    fn commit(&mut self, discarded: u64) {
+    fn place(&self) -> Place {
+        Place { series: self.series, position: self.ring.position() }
+    }
+
+    fn resume(&mut self, durable: Place) -> bool {
+        let goes_on = self.resumes() && durable.series == self.series;
+        if goes_on {
+            self.ring.go_to(durable.position);
+            self.count_received();
+        }
+        goes_on
+    }
+
+    fn commit(&mut self, discarded: u64, durable: Option<Place>) {
         self.shared.discarded.store(discarded, Ordering::Relaxed);
         let now = boot_ns();
+        if !self.drained.is_empty() || self.heard.elapsed() >= SAY_AT_LEAST {
+            self.say();
+        }
         for then in self.drained.drain(..) {
             self.shared.latency.add(now.saturating_sub(then));
         }
-        self.ring.commit();
+        let durable = durable.filter(|durable| self.series != 0 && durable.series == self.series);
+        self.ring.commit(durable.map_or(u64::MAX, |durable| durable.position));
+    }
+
+    fn keep_marks(&mut self, used: &HashSet<Mark>) {
+        for slot in (abi::AQ_MUTED_SLOT + 1)..abi::AQ_SLOTS {
+            let bytes = self.maps.slots.lookup(&slot.to_ne_bytes(), MapFlags::ANY).ok().flatten();
+            let Some(found) = bytes.and_then(|bytes| read::<abi::aq_slot>(&bytes).ok()) else { continue };
+            let mark = Mark { slot, generation: found.generation };
+            if found.state != abi::AQ_SLOT_FREE && !used.contains(&mark) {
+                self.release(mark);
+            }
+        }
     }
 
     fn confirm(&mut self, mark: Mark) -> bool {
@@ -418,7 +539,7 @@ impl Collector for EbpfCollector {
     }
 
     fn probe(&self) -> Arc<dyn Probe> {
-        Arc::new(EbpfProbe { maps: Arc::clone(&self.maps), shared: Arc::clone(&self.shared), ring: self.ring.map() })
+        Arc::new(self.health())
     }
 }
 
@@ -479,6 +600,17 @@ impl EbpfProbe {
         sums
     }
 
+    /// Records of each kind that were not read yet.
+    fn waiting(&self) -> [u64; abi::AQ_KINDS as usize] {
+        let mut waiting = [0; abi::AQ_KINDS as usize];
+        self.ring.look(|record| {
+            if let Some(count) = kind_of(record).and_then(|kind| waiting.get_mut(kind as usize)) {
+                *count += 1;
+            }
+        });
+        waiting
+    }
+
     /// Runs that the kernel skipped because the same program was running on that CPU.
     fn recursion_misses(&self) -> u64 {
         let misses = |program: &MapProgram| {
@@ -495,12 +627,7 @@ impl EbpfProbe {
 
 impl Probe for EbpfProbe {
     fn collector(&self) -> Vec<CollectorRow> {
-        let mut waiting = [0_i64; abi::AQ_KINDS as usize];
-        self.ring.look(|record| {
-            if let Some(count) = kind_of(record).and_then(|kind| waiting.get_mut(kind as usize)) {
-                *count += 1;
-            }
-        });
+        let waiting = self.waiting();
         let mode: Text =
             if self.shared.attached.load(Ordering::Relaxed) { "ebpf" } else { "ebpf, system calls on demand" }.into();
         let discarded = whole(self.shared.discarded.load(Ordering::Relaxed));
@@ -528,7 +655,7 @@ impl Probe for EbpfProbe {
                     unsupported_abi: unsupported,
                     recursion_misses: misses,
                     received: whole(received.load(Ordering::Relaxed)),
-                    in_flight,
+                    in_flight: whole(in_flight),
                     discarded,
                     latency_p50_us: microseconds(0.5),
                     latency_p95_us: microseconds(0.95),

@@ -6,7 +6,7 @@
 //! that no record is torn.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -117,7 +117,23 @@ impl Drop for RingMap {
 #[derive(Debug)]
 pub struct Ring {
     map: Arc<RingMap>,
-    fd: RawFd,
+    wakeups: OwnedFd,
+}
+
+/// Tells of the kernel's wakeups, each once: what was read and not given back yet keeps the ring readable, and a wait for
+/// that would not wait.
+fn wakeups(ring: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: no preconditions.
+    let made = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+    if made < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: just made, and nobody else's.
+    let epoll = unsafe { OwnedFd::from_raw_fd(made) };
+    let mut event = libc::epoll_event { events: (libc::EPOLLIN | libc::EPOLLET).cast_unsigned(), u64: 0 };
+    // SAFETY: both descriptors are open and the event is valid.
+    let added = unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, ring.as_raw_fd(), &raw mut event) };
+    if added < 0 { Err(io::Error::last_os_error()) } else { Ok(epoll) }
 }
 
 impl Ring {
@@ -126,7 +142,7 @@ impl Ring {
     /// # Errors
     /// When it cannot be mapped.
     pub fn new(fd: BorrowedFd<'_>, size: u32) -> io::Result<Self> {
-        Ok(Self { map: Arc::new(RingMap::new(fd, size)?), fd: fd.as_raw_fd() })
+        Ok(Self { map: Arc::new(RingMap::new(fd, size)?), wakeups: wakeups(fd)? })
     }
 
     /// For those who only look.
@@ -134,12 +150,28 @@ impl Ring {
         Arc::clone(&self.map)
     }
 
-    /// Sleeps until the kernel wakes us or the time is over.
+    /// Sleeps until the kernel wakes us or the time is over; not at all when there is something to read.
     pub fn wait(&self, wait: Duration) {
+        if self.position() < self.map.produced() {
+            return;
+        }
         let milliseconds = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
-        let mut poll = libc::pollfd { fd: self.fd, events: libc::POLLIN, revents: 0 };
-        // SAFETY: one valid pollfd. An interrupted or failed poll only means looking earlier.
-        unsafe { libc::poll(&raw mut poll, 1, milliseconds) };
+        let mut event = libc::epoll_event { events: 0, u64: 0 };
+        // SAFETY: room for one event. An interrupted or failed wait only means looking earlier.
+        unsafe { libc::epoll_wait(self.wakeups.as_raw_fd(), &raw mut event, 1, milliseconds) };
+    }
+
+    /// How far it has read.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.map.read.load(Ordering::Relaxed)
+    }
+
+    /// Goes on reading from there, when that is still in the ring.
+    pub fn go_to(&mut self, position: u64) {
+        if (self.position()..=self.map.produced()).contains(&position) {
+            self.map.read.store(position, Ordering::Release);
+        }
     }
 
     /// Gives up to `most` records to `take`, in order.
@@ -159,10 +191,14 @@ impl Ring {
         count
     }
 
-    /// Gives the kernel back what was read.
-    pub fn commit(&mut self) {
-        let read = self.map.read.load(Ordering::Relaxed);
+    /// Gives the kernel back what was read up to `durable`. The rest may be read again, by whoever comes after us; but
+    /// never more than a quarter of the ring, for the kernel needs the room.
+    pub fn commit(&mut self, durable: u64) {
+        let read = self.position();
+        let least = read.min(self.map.produced().saturating_sub(self.map.size / 4));
         // SAFETY: mapped while self lives, page aligned; this is the only writer.
-        unsafe { self.map.consumer.as_ref() }.store(read, Ordering::Release);
+        let consumer = unsafe { self.map.consumer.as_ref() };
+        let given = consumer.load(Ordering::Relaxed);
+        consumer.store(durable.min(read).max(least).max(given), Ordering::Release);
     }
 }

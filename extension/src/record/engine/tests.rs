@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::*;
-use crate::collect::CollectError;
+use crate::collect::{CollectError, Place};
 use crate::event::{CallPath, Change, ChangeKind, Close, Connection, Open, OpenMode, TcpState};
 use crate::record::Probe;
 use crate::record::inspect::{Program, Standing};
@@ -40,7 +40,7 @@ impl Collector for Told {
     fn drain(&mut self, _: Duration, _: &mut Vec<Event>) -> Result<(), CollectError> {
         Ok(())
     }
-    fn commit(&mut self, _: u64) {}
+    fn commit(&mut self, _: u64, _: Option<Place>) {}
     fn confirm(&mut self, mark: Mark) -> bool {
         let used = !self.released.contains(&mark);
         if used {

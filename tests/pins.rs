@@ -1,0 +1,132 @@
+//! What outlives a recorder: the programs go on, and the next one reads what the last one had not made durable.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs)] // a test fails by panicking
+
+mod support;
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use agentquery::collect::{self, Collector, Interest, Place, Syscalls};
+use agentquery::event::EventKind;
+use support::can_record;
+
+/// A BPF file system of one's own.
+struct BpfFs(tempfile::TempDir);
+
+impl BpfFs {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(folder.path()).status().unwrap().success());
+        Self(folder)
+    }
+
+    fn pins(&self) -> PathBuf {
+        self.0.path().join("agentquery")
+    }
+}
+
+impl Drop for BpfFs {
+    fn drop(&mut self) {
+        // The last of what is pinned in it ends with it.
+        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+    }
+}
+
+/// A program that is looked at because of where it is.
+fn program() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("agentquery-pinned-test");
+    std::fs::copy("/bin/true", &path).unwrap();
+    (folder, path)
+}
+
+fn start(pins: &Path) -> Box<dyn Collector> {
+    let interest = Interest { literals: vec!["agentquery-pinned-test".into()], ..Interest::default() };
+    collect::start(&interest, Syscalls::Always, Some(pins)).unwrap()
+}
+
+/// Runs programs, and is no descendant of ours: what a recorder starts is muted.
+struct Runner {
+    ask: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Runner {
+    fn new() -> Self {
+        let script = r#"while read program; do "$program" & echo $!; wait; done"#;
+        let mut command = Command::new("setsid");
+        command.args(["--fork", "sh", "-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let (ask, answers) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        child.wait().unwrap();
+        Self { ask, answers: BufReader::new(answers) }
+    }
+
+    fn run(&mut self, program: &Path) -> u32 {
+        writeln!(self.ask, "{}", program.display()).unwrap();
+        let mut pid = String::new();
+        self.answers.read_line(&mut pid).unwrap();
+        pid.trim().parse().unwrap()
+    }
+}
+
+/// The processes of ours that ran a program, once each, as they are read until there are so many.
+fn read(collector: &mut dyn Collector, many: usize) -> Vec<u32> {
+    let (mut pids, mut events) = (Vec::new(), Vec::new());
+    let until = Instant::now() + Duration::from_secs(10);
+    while pids.len() < many && Instant::now() < until {
+        collector.drain(Duration::from_millis(10), &mut events).unwrap();
+        for event in events.drain(..) {
+            if let EventKind::Exec(exec) = &event.kind
+                && exec.path.ends_with("agentquery-pinned-test")
+            {
+                pids.push(event.process.pid);
+            }
+        }
+    }
+    pids
+}
+
+#[test]
+fn the_next_one_reads_what_was_not_durable_and_what_came_meanwhile() {
+    if !can_record("the_next_one_reads_what_was_not_durable_and_what_came_meanwhile") {
+        return;
+    }
+    let (system, (_folder, program), mut runner) = (BpfFs::new(), program(), Runner::new());
+    let mut first = start(&system.pins());
+    assert!(!first.resume(Place::default()), "there was none before it");
+    let durable = runner.run(&program);
+    assert_eq!(read(&mut *first, 1), [durable]);
+    let place = first.place();
+    let lost = runner.run(&program);
+    assert_eq!(read(&mut *first, 1), [lost]);
+    first.commit(0, Some(place));
+    drop(first);
+    let meanwhile = runner.run(&program);
+
+    let mut second = start(&system.pins());
+    assert!(second.resume(place));
+    let submitted = |collector: &dyn Collector| {
+        collector.probe().collector().iter().map(|row| row.submitted - row.received - row.in_flight).collect::<Vec<_>>()
+    };
+    assert!(submitted(&*second).iter().all(|difference| *difference == 0), "{:?}", submitted(&*second));
+    let now = runner.run(&program);
+    assert_eq!(read(&mut *second, 3), [lost, meanwhile, now]);
+    assert!(second.syscalls_since().is_some_and(|since| since < collect::boot_ns()));
+
+    // What was stored is not read again, though the ring still has it.
+    let place = second.place();
+    drop(second);
+    let mut third = start(&system.pins());
+    assert!(third.resume(place));
+    let last = runner.run(&program);
+    assert_eq!(read(&mut *third, 1), [last]);
+    // A place in another ring says nothing of this one.
+    drop(third);
+    let mut fourth = start(&system.pins());
+    assert!(!fourth.resume(Place { series: place.series + 1, ..place }));
+}
