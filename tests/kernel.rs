@@ -166,7 +166,7 @@ fn every_open_ends_though_the_ring_was_full_when_it_was_closed() {
 import os
 held = [os.open(f"held{n}", os.O_CREAT | os.O_WRONLY) for n in range(500)]
 for fd in held: os.write(fd, b"abc")
-for n in range(10_000):
+for n in range(20_000):
     os.close(os.open("storm", os.O_CREAT | os.O_WRONLY))
 for fd in held: os.close(fd)
 P"#;
