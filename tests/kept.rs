@@ -63,9 +63,7 @@ fn rows_are_found_after_a_restart() {
     assert!(before.len() > 8, "{before:?}");
     let last: i64 = number(&recorder, "SELECT max(eid) FROM agent_file_ops");
     let began = Instant::now();
-    recorder.signal(libc::SIGTERM);
-    wait_until("the recorder ends", || !recorder.socket.exists());
-    drop(recorder);
+    recorder.end();
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
     let recorder = start(folder.path(), &database);
     assert_eq!(all_rows(&recorder, run.pid), before);
@@ -192,7 +190,7 @@ fn a_damaged_file_is_set_aside_and_told() {
     assert!(fault(&recorder).contains("damaged"), "{}", fault(&recorder));
     let run = Agent::new().run("echo a > file").recorded(&recorder);
     let rows = all_rows(&recorder, run.pid);
-    drop(recorder);
+    recorder.end();
     let recorder = start(folder.path(), &database);
     assert_eq!((all_rows(&recorder, run.pid), fault(&recorder)), (rows, String::new()));
     let aside = |file: &std::fs::DirEntry| file.file_name().to_string_lossy().contains(".corrupt-");
