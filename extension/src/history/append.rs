@@ -22,8 +22,8 @@ pub struct Mark {
 /// A flush that was begun. Dropped without [`Flush::commit`], nothing of it is stored.
 #[derive(Debug)]
 pub struct Flush<'a> {
-    history: &'a History,
-    transaction: Transaction<'a>,
+    pub(super) history: &'a History,
+    pub(super) transaction: Transaction<'a>,
 }
 
 impl History {
@@ -108,7 +108,7 @@ impl Flush<'_> {
 }
 
 /// A cell for a column of that type. A value of another type, which no declaration gives, is stored as NULL.
-struct Cell<'a>(&'a Value, ColumnType);
+pub(super) struct Cell<'a>(pub(super) &'a Value, pub(super) ColumnType);
 
 impl ToSql for Cell<'_> {
     #[allow(clippy::cast_precision_loss)] // a DOUBLE column was asked for

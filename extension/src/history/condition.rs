@@ -41,7 +41,12 @@ impl Conditions {
         }
         if let Some(since) = query.since {
             if kept.has("end_time") {
-                all.push("(end_time IS NULL OR end_time >= ?)", [Parameter::BigInt(since)]);
+                // Where the end is not known, by the time of the row.
+                let known = i64::try_from(i128::from(since) * SECOND).unwrap_or(i64::MAX);
+                all.push(
+                    format!("(end_time >= ? OR end_time IS NULL AND {NANOSECONDS} >= {known})"),
+                    [Parameter::BigInt(since)],
+                );
             } else {
                 all.seconds(Op::GreaterOrEqual, since);
             }
