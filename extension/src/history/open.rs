@@ -51,6 +51,9 @@ pub(super) fn open(path: &Path) -> Result<(History, Vec<OpenNote>), HistoryError
         }
     };
     let kept: Arc<[_]> = schema::kept().into();
+    for kept in &*kept {
+        kept.measure(&connection);
+    }
     let second = connection.try_clone().map_err(|error| HistoryError::of(&path, &error))?;
     let readers = Readers::new(path.clone(), second, Arc::clone(&kept), Arc::clone(&lock));
     let history = History { path, connection, readers, kept, running: schema::running(), _lock: lock };
@@ -76,6 +79,8 @@ fn config(spill: &Path) -> duckdb::Result<Config> {
         .enable_autoload_extension(false)?
         .with("temp_directory", spill.to_string_lossy())?
         .with("max_temp_directory_size", "256MB")?
+        // Of the file: only from 1.3 on texts that repeat are compressed well. Any 1.5 reads it.
+        .with("storage_compatibility_version", "v1.5.0")?
         // Checkpoints are made when it suits, not inside a commit.
         .with("checkpoint_threshold", "1TB")
 }

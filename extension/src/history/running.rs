@@ -4,9 +4,9 @@
 //! so that a row is in one of the two at any moment.
 
 use duckdb::appender_params_from_iter;
+use duckdb::types::ValueRef;
 
-use super::append::{Cell, Flush};
-use super::read::value;
+use super::append::{Flush, cell, number};
 use super::schema::Kept;
 use super::{History, HistoryError};
 use crate::tables::ColumnType;
@@ -45,13 +45,13 @@ impl History {
     pub fn running(&self) -> Result<Vec<RunningRows>, HistoryError> {
         let read = |kept: &Kept| {
             let stored: Vec<_> = kept.stored().collect();
-            let names: Vec<_> = stored.iter().map(|(_, column)| column.name).collect();
+            let names: Vec<_> = stored.iter().map(|(_, _, name)| &**name).collect();
             let sql = format!("SELECT owner, boot, start_ns, {} FROM {}", names.join(", "), kept.name());
             let mut statement = self.connection.prepare(&sql)?;
             let row = |row: &duckdb::Row<'_>| {
                 let boot: Option<String> = row.get(1)?;
                 let mut values = vec![Value::Null; kept.columns.len()];
-                for (cell, (place, _)) in stored.iter().enumerate() {
+                for (cell, (place, _, _)) in stored.iter().enumerate() {
                     if let Some(here) = values.get_mut(*place) {
                         *here = value(row.get_ref(cell + 3)?);
                     }
@@ -78,20 +78,15 @@ impl Flush<'_> {
     pub fn begin(&mut self, table: &str, boot: &str, rows: &[RunningRow]) -> Result<(), HistoryError> {
         let Some(kept) = self.history.running_of(table) else { return Ok(()) };
         let stored: Vec<_> = kept.stored().collect();
-        let names: Vec<_> = stored.iter().map(|(_, column)| column.name).chain(["owner", "boot", "start_ns"]).collect();
+        let names: Vec<_> = stored.iter().map(|(_, _, name)| &**name).chain(["owner", "boot", "start_ns"]).collect();
         let boot = Value::Text(boot.into());
         let append = || {
             let mut appender = self.transaction.appender_with_columns(kept.name(), &names)?;
             for row in rows {
                 let cells = stored
                     .iter()
-                    .map(|(place, column)| Cell(row.values.get(*place).unwrap_or(&Value::Null), column.kind));
-                let (owner, start_ns) = (row.owner.into(), row.start_ns.into());
-                let more = [
-                    Cell(&owner, ColumnType::BigInt),
-                    Cell(&boot, ColumnType::Text),
-                    Cell(&start_ns, ColumnType::BigInt),
-                ];
+                    .map(|(place, column, _)| cell(row.values.get(*place).unwrap_or(&Value::Null), column.kind));
+                let more = [number(row.owner), cell(&boot, ColumnType::Text), number(row.start_ns)];
                 appender.append_row(appender_params_from_iter(cells.chain(more)))?;
             }
             appender.flush()
@@ -117,5 +112,14 @@ impl Flush<'_> {
 impl History {
     fn running_of(&self, table: &str) -> Option<&Kept> {
         self.running.iter().find(|kept| kept.table.info().name == table)
+    }
+}
+
+fn value(cell: ValueRef<'_>) -> Value {
+    match cell {
+        ValueRef::BigInt(integer) => Value::Integer(integer),
+        ValueRef::Double(double) => Value::Double(double),
+        ValueRef::Text(text) => Value::Text(String::from_utf8_lossy(text).into()),
+        _ => Value::Null,
     }
 }

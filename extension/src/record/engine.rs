@@ -147,6 +147,7 @@ impl Engine {
         for event in events.drain(..) {
             self.take_one(&event, collector);
         }
+        self.clock.at(boot_ns);
         // After the batch: `env` that is no agent may already have become one.
         for mark in std::mem::take(&mut self.unclaimed) {
             if !self.marks.contains_key(&mark) {
@@ -159,6 +160,7 @@ impl Engine {
     }
 
     fn take_one(&mut self, event: &Event, collector: &mut dyn Collector) {
+        self.clock.at(event.boot_ns);
         self.find_place(event, collector);
         match &event.kind {
             EventKind::Exec(exec) => self.exec(event, exec, collector),
