@@ -150,9 +150,10 @@ pub fn store(file_ops: i64) -> Arc<Store> {
             fd: 5,
             operation: "open_write",
             path: "/work/log".into(),
+            open_id: 1,
             ..OpenFileRow::default()
         };
-        state.open_files.insert(open.eid, (1, open));
+        state.open_files.insert(open.eid, open);
         state.signatures.push(SignatureRow {
             agent: "codex".into(),
             display_name: "Codex".into(),

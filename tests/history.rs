@@ -2,7 +2,6 @@
 
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-#![allow(clippy::cast_precision_loss)] // bytes a row, for people to read
 
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -11,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use agentquery::history::{Conditions, History, HistoryError, Mark, OpenNote, Query, Retention, VERSION};
+use agentquery::history::{History, HistoryError, Mark, OpenNote, Query, Retention, VERSION};
 use agentquery::tables::constraint::{Constraint, Op};
 use agentquery::tables::filter::Filter;
 use agentquery::tables::{self, Column, ColumnType, Viewer};
@@ -465,26 +464,51 @@ fn constraint(table: &'static str) -> impl Strategy<Value = Constraint> {
         .prop_map(|(name, op, value)| Constraint::new(name, op, value))
 }
 
+/// Rows of a table, with their numbers and what follows from other columns put right.
+fn rows(table: &'static str) -> impl Strategy<Value = Vec<Vec<Value>>> {
+    let cells = columns(table).into_iter().map(cell).collect::<Vec<_>>();
+    let key = columns(table).iter().position(|column| ["eid", "agent_id"].contains(&column.name)).unwrap();
+    let (time, time_ns) = (index(table, "time"), index(table, "time_ns"));
+    let near: Vec<_> = (0..columns(table).len())
+        .filter(|column| table == TABLE && ["time_ns", "open_eid"].contains(&columns(table)[*column].name))
+        .collect();
+    prop::collection::vec(cells, 1..60).prop_map(move |mut rows| {
+        for (n, row) in rows.iter_mut().enumerate() {
+            let number = i64::try_from(n).unwrap();
+            row[key] = Value::Integer(number);
+            for near in &near {
+                // What is too far from the eid is not stored.
+                if matches!(row[*near], Value::Integer(other) if number.checked_sub(other).is_none()) {
+                    row[*near] = Value::Null;
+                }
+            }
+            row[time] = match row[time_ns] {
+                Value::Integer(ns) => Value::Integer(ns.div_euclid(1_000_000_000)),
+                _ => Value::Null,
+            };
+        }
+        rows.reverse();
+        rows
+    })
+}
+
+type Case = (&'static str, Vec<Vec<Value>>, Vec<Vec<Constraint>>);
+
+fn case(table: &'static str) -> impl Strategy<Value = Case> {
+    (Just(table), rows(table), prop::collection::vec(prop::collection::vec(constraint(table), 0..3), 60))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_pushed_loses_no_row(
-        cells in prop::collection::vec(columns("ai_agents").into_iter().map(cell).collect::<Vec<_>>(), 1..60),
-        queries in prop::collection::vec(prop::collection::vec(constraint("ai_agents"), 0..3), 60),
-    ) {
-        let table = "ai_agents";
+    fn what_is_pushed_loses_no_row((table, rows, queries) in prop_oneof![case("ai_agents"), case(TABLE)]) {
         let (_folder, path) = place();
         let mut history = open(&path);
-        let (key, time, time_ns) = (index(table, "agent_id"), index(table, "time"), index(table, "time_ns"));
-        let mut rows = cells;
-        for (n, row) in rows.iter_mut().enumerate() {
-            row[key] = Value::Integer(i64::try_from(n).unwrap());
-            row[time] = if let Value::Integer(ns) = row[time_ns] { Value::Integer(ns.div_euclid(1_000_000_000)) } else { Value::Null };
-        }
-        rows.reverse();
         let mut flush = history.flush().unwrap();
-        flush.append(table, &mut rows.iter().enumerate().map(|(n, row)| (&row[..], Some(i64::try_from(n % 2).unwrap())))).unwrap();
+        // The oldest first, as they are stored.
+        let mut owned = rows.iter().enumerate().rev().map(|(n, row)| (&row[..], Some(i64::try_from(n % 2).unwrap())));
+        flush.append(table, &mut owned).unwrap();
         flush.commit(&Mark::default()).unwrap();
         for constraints in &queries {
             let filter = Filter::compile(&columns(table), constraints);
@@ -493,11 +517,42 @@ proptest! {
             let query = Query { constraints, ..ALL };
             let got = values(all(&history, table, &query).unwrap());
             let got: Vec<_> = got.iter().filter(matches).cloned().collect();
-            prop_assert_eq!(got, wanted, "{:?}", constraints);
+            prop_assert_eq!(&got, &wanted, "{:?}", constraints);
+            let got = walked(&history, table, &query);
+            let got: Vec<_> = got.iter().filter(matches).cloned().collect();
+            prop_assert_eq!(&got, &wanted, "walked: {:?}", constraints);
         }
         let own = all(&history, table, &Query { viewer: Viewer::User(1), ..ALL }).unwrap();
         prop_assert_eq!(values(own), rows.iter().skip(1).step_by(2).cloned().collect::<Vec<_>>());
     }
+}
+
+/// All rows of a table, by a walk.
+fn walked(history: &History, table: &str, query: &Query<'_>) -> Vec<Vec<Value>> {
+    let reader = history.readers().reader().unwrap();
+    let conditions = reader.conditions(table, query).unwrap();
+    let mut cursor = reader.walk(table, (0..columns(table).len()).collect(), conditions).unwrap();
+    let mut rows = Vec::new();
+    while let Some(page) = cursor.page().unwrap() {
+        rows.extend(page.into_iter().map(|row| row.values));
+    }
+    rows
+}
+
+#[test]
+fn a_walk_has_every_row_once() {
+    let (_folder, path) = place();
+    let mut history = open(&path);
+    flush(&mut history, TABLE, 0..30_000).unwrap();
+    // Hours later, and many at once.
+    flush(&mut history, TABLE, 20_000_000..20_050_000).unwrap();
+    let mut wanted = expected(TABLE, 20_000_000..20_050_000);
+    wanted.extend(expected(TABLE, 0..30_000));
+    assert!(walked(&history, TABLE, &ALL) == wanted);
+    let time = |op, second: i64| Constraint::new("time", op, (START / 1_000_000_000 + second).to_string());
+    let between = [time(Op::GreaterOrEqual, 20), time(Op::Less, 20_010)];
+    let wanted: Vec<_> = (20_000..30_000).chain(20_000_000..20_010_000).rev().map(|n| row(TABLE, n)).collect();
+    assert!(walked(&history, TABLE, &Query { constraints: &between, ..ALL }) == wanted);
 }
 
 #[test]
@@ -517,7 +572,8 @@ fn a_database_of_version_1_is_read() {
     for table in ["ai_agents", "agent_processes", "agent_connections", TABLE] {
         let mut rows = expected(table, 0..100);
         for (index, column) in columns(table).into_iter().enumerate().filter(|(_, column)| column.name != "time") {
-            if !known.contains(&format!("{table}.{}", column.name)) {
+            let stored = [column.name.to_owned(), format!("eid_minus_{}", column.name)];
+            if !stored.iter().any(|name| known.contains(&format!("{table}.{name}"))) {
                 for row in &mut rows {
                     row[index] = Value::Null;
                 }
@@ -537,122 +593,4 @@ fn write_a_fixture() {
         flush(&mut history, table, 0..100).unwrap();
     }
     history.checkpoint().unwrap();
-}
-
-/// Memory, bytes and rates with the rows of a busy day: `--ignored --nocapture measure`.
-#[test]
-#[ignore = "a measurement"]
-fn measure() {
-    let status = || {
-        let text = std::fs::read_to_string("/proc/self/status").unwrap();
-        let of = |name: &str| {
-            text.lines()
-                .find(|line| line.starts_with(name))
-                .unwrap()
-                .split_whitespace()
-                .nth(1)
-                .unwrap()
-                .parse::<u64>()
-                .unwrap()
-                / 1024
-        };
-        format!("resident {} MB, anonymous {} MB", of("VmRSS"), of("RssAnon"))
-    };
-    let (_folder, path) = place();
-    println!("start: {}", status());
-    let mut history = open(&path);
-    println!("open: {}", status());
-    let rows = 2_000_000;
-    let (start, mut worst, mut points) = (Instant::now(), Duration::ZERO, Duration::ZERO);
-    let mut peak = String::new();
-    for from in (0..rows).step_by(2000) {
-        let batch: Vec<_> = (from..from + 2000).map(realistic).collect();
-        let begun = Instant::now();
-        let mut flush = history.flush().unwrap();
-        flush.append(TABLE, &mut batch.iter().map(|row| (&row[..], Some(1000)))).unwrap();
-        flush.commit(&Mark::default()).unwrap();
-        worst = worst.max(begun.elapsed());
-        if history.log_bytes() > agentquery::history::LOG_LIMIT {
-            let begun = Instant::now();
-            history.checkpoint().unwrap();
-            points = points.max(begun.elapsed());
-            peak = peak.max(status());
-        }
-    }
-    let took = start.elapsed();
-    history.checkpoint().unwrap();
-    println!(
-        "appended {rows} in {took:?}, worst flush {worst:?}, worst checkpoint {points:?}: {} (most {peak})",
-        status()
-    );
-    let bytes = std::fs::metadata(&path).unwrap().len();
-    println!("file {bytes} bytes, {:.1} a row; in use {}", bytes as f64 / rows as f64, history.used_bytes().unwrap());
-    let reader = history.readers().reader().unwrap();
-    let last = START + rows * 43_000_000;
-    let all: Vec<_> = (0..columns(TABLE).len()).collect();
-    for (what, constraints) in [
-        ("an hour by time", vec![Constraint::new("time", Op::Greater, (last / 1_000_000_000 - 3600).to_string())]),
-        ("one pid", vec![Constraint::new("pid", Op::Equal, "4100")]),
-        ("a path", vec![Constraint::new("path", Op::Like, "%module7/%7.rs")]),
-    ] {
-        let begun = Instant::now();
-        let conditions: Conditions = reader.conditions(TABLE, &Query { constraints: &constraints, ..ALL }).unwrap();
-        let (mut count, mut below) = (0, None);
-        loop {
-            let page = reader.page(TABLE, &all, &conditions, (below, None), 4000).unwrap();
-            let Some(row) = page.last() else { break };
-            below = Some(row.eid);
-            count += page.len();
-        }
-        println!("{what}: {count} rows in {:?}: {}", begun.elapsed(), status());
-    }
-    let begun = Instant::now();
-    let pruned = history.prune(&Retention { seconds: 3600 * 12, bytes: 1 << 30 }, last / 1_000_000_000).unwrap();
-    println!("a step of pruning {pruned:?} in {:?}: {}", begun.elapsed(), status());
-    drop((reader, history));
-    let file = duckdb::Connection::open(&path).unwrap();
-    let mut columns = file
-        .prepare(
-            "SELECT column_name, count(DISTINCT block_id), string_agg(DISTINCT compression, ' ')
-             FROM pragma_storage_info('agent_file_ops') WHERE block_id >= 0 GROUP BY ALL ORDER BY 2 DESC",
-        )
-        .unwrap();
-    let columns = columns.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap();
-    for (name, blocks, how) in columns.map(Result::<(String, i64, String), _>::unwrap) {
-        println!("{name}: in {blocks} blocks of 256 kB, {how}");
-    }
-}
-
-/// A row as agents make them: opens and closes of one process after the other, in bursts.
-fn realistic(n: i64) -> Vec<Value> {
-    let burst = n / 2000;
-    let time_ns = START + burst * 86_000_000_000 + n % 2000 * 400_000 + n * 7919 % 300_000;
-    let close = n % 2 == 1;
-    let text = |text: &'static str| Value::Text(text.into());
-    let cell = |column: &&Column| match column.name {
-        "eid" => Value::Integer(START + burst * 86_000_000_000 + 900_000_000 + n % 2000),
-        "time_ns" => Value::Integer(time_ns),
-        "agent" => text("claude-code"),
-        "agent_id" => Value::Integer(START + n / 400_000),
-        "pid" => Value::Integer(4000 + n / 100 % 3000),
-        "process_eid" => Value::Integer(START + n / 100 * 4_300_000_017),
-        "name" => text(["node", "git", "rg", "bash"][usize::try_from(n / 100 % 4).unwrap()]),
-        "operation" => text(if close {
-            "close"
-        } else {
-            ["open_read", "open_write", "create"][usize::try_from(n / 7 % 3).unwrap()]
-        }),
-        "path" => format!("/home/dev/project/src/module{}/file{}.rs", n / 2 * 31 % 40, n / 2 * 7919 % 3001).into(),
-        "path_source" => text("kernel"),
-        "mode" if !close && n % 3 == 0 => text("0644"),
-        "in_project" => Value::Integer(1),
-        "uid" => Value::Integer(1000),
-        "open_eid" if close => Value::Integer(START + burst * 86_000_000_000 + 900_000_000 + n % 2000 - 1),
-        "bytes_read" if close => Value::Integer(n * 7919 % 65536),
-        "bytes_written" if close => Value::Integer(if n % 8 == 1 { n * 31 % 9000 } else { 0 }),
-        "close_source" if close => text("seen"),
-        "truncated" => Value::Integer(0),
-        _ => Value::Null,
-    };
-    columns(TABLE).iter().map(cell).collect()
 }

@@ -63,9 +63,7 @@ fn rows_are_found_after_a_restart() {
     assert!(before.len() > 8, "{before:?}");
     let last: i64 = number(&recorder, "SELECT max(eid) FROM agent_file_ops");
     let began = Instant::now();
-    recorder.signal(libc::SIGTERM);
-    wait_until("the recorder ends", || !recorder.socket.exists());
-    drop(recorder);
+    recorder.end();
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
     let recorder = start(folder.path(), &database);
     assert_eq!(all_rows(&recorder, run.pid), before);
@@ -104,6 +102,220 @@ fn a_kill_in_a_storm_loses_a_second_and_doubles_nothing() {
             assert_eq!(number(&recorder, &twice), 0, "{table}");
         }
     }
+}
+
+/// An agent that goes on while recorders come and go: a storm of files and processes, two programs that stay, a file that
+/// stays open, and a server with a connection.
+struct Worker {
+    agent: Agent,
+    shell: std::process::Child,
+    /// What stays to its end, and what is killed between two recorders.
+    stays: u32,
+    leaves: u32,
+    server: u32,
+}
+
+const WORK: &str = r#"
+    exec 8>>log
+    sleep 1000 & stays=$!
+    sleep 1001 & leaves=$!
+    python3 -c '
+import os, socket, time
+listener = socket.create_server(("127.0.0.1", 0))
+client = socket.create_connection(listener.getsockname())
+server, peer = listener.accept()
+open("connected", "w").close()
+while not os.path.exists("stop"): time.sleep(0.02)
+' & server=$!
+    echo $stays $leaves $server > told; mv told pids
+    while [ ! -e stop ]; do echo a > f1; echo b > f2; rm f1 f2; /bin/true; done
+    kill $stays $leaves 2>/dev/null; wait
+"#;
+
+impl Worker {
+    fn start() -> Self {
+        let agent = Agent::new();
+        let shell = agent.start(WORK);
+        let work = agent.work();
+        wait_until("the worker", || work.join("pids").exists() && work.join("connected").exists());
+        let pids = std::fs::read_to_string(work.join("pids")).unwrap();
+        let pids: Vec<u32> = pids.split_ascii_whitespace().map(|pid| pid.parse().unwrap()).collect();
+        Self { agent, shell, stays: pids[0], leaves: pids[1], server: pids[2] }
+    }
+
+    fn id(&self, recorder: &Recorder) -> i64 {
+        number(recorder, &format!("SELECT agent_id FROM ai_agents WHERE pid = {}", self.shell.id()))
+    }
+
+    /// One of its programs leaves.
+    fn leave(&self) {
+        run(Command::new("kill").arg(self.leaves.to_string()));
+        wait_until("it is gone", || !Path::new(&format!("/proc/{}", self.leaves)).exists());
+    }
+
+    /// Ends it.
+    fn stop(&mut self) {
+        let _ = std::fs::write(self.agent.work().join("stop"), "");
+        let _ = self.shell.wait();
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// The keys of all rows, by table. No key may be there twice.
+fn keys(recorder: &Recorder, of: &str) -> Vec<(&'static str, Vec<i64>)> {
+    let tables = [
+        ("ai_agents", "agent_id", "process_eid"),
+        ("agent_processes", "eid", "eid"),
+        ("agent_connections", "eid", "eid"),
+        ("agent_file_ops", "eid", "eid"),
+        ("agent_open_files", "eid", "eid"),
+    ];
+    let keys = |(table, key, eid): (&'static str, &str, &str)| {
+        let sql = format!("SELECT {key} AS k FROM {table} WHERE time > 0 AND {eid} {of} ORDER BY {key}");
+        let keys: Vec<i64> =
+            recorder.query(&sql).iter().map(|row| row["k"].as_ref().unwrap().parse().unwrap()).collect();
+        let mut once = keys.clone();
+        once.dedup();
+        assert_eq!(once.len(), keys.len(), "{table} has a key twice");
+        (table, keys)
+    };
+    tables.map(keys).into()
+}
+
+/// All rows that were there are there.
+fn assert_kept(before: &[(&'static str, Vec<i64>)], recorder: &Recorder) {
+    let after = keys(recorder, "> 0");
+    for ((table, before), (_, after)) in before.iter().zip(&after) {
+        if *table == "agent_open_files" {
+            continue; // the open has its row in agent_file_ops
+        }
+        let lost: Vec<_> = before.iter().filter(|key| after.binary_search(key).is_err()).collect();
+        assert!(lost.is_empty(), "{table}: {} of {} are lost: {lost:?}", lost.len(), before.len());
+    }
+}
+
+/// Keys of what is older than a second, and a little for the question itself. Later rows are not there yet, so nothing
+/// is asked for at the very end of the storm.
+fn old_keys(recorder: &Recorder) -> Vec<(&'static str, Vec<i64>)> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+    keys(recorder, &format!("<= {}", now - 1_200_000_000))
+}
+
+fn program(recorder: &Recorder, pid: u32) -> support::Row {
+    let rows = recorder.query(&format!("SELECT * FROM agent_processes WHERE pid = {pid} AND time > 0"));
+    assert_eq!(rows.len(), 1, "{rows:?}");
+    rows.into_iter().next().unwrap()
+}
+
+#[test]
+fn an_agent_that_outlives_the_recorder_keeps_its_rows() {
+    if !can_record("an_agent_that_outlives_the_recorder_keeps_its_rows") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("history.duckdb");
+    let mut recorder = start(folder.path(), &database);
+    let mut worker = Worker::start();
+    let connection = format!(
+        "SELECT * FROM agent_connections WHERE pid = {} AND state = 'established' AND direction = 'outbound'",
+        worker.server
+    );
+    let log = format!("SELECT * FROM agent_open_files WHERE pid = {} AND path LIKE '%/work/log'", worker.shell.id());
+    wait_until("the connection", || recorder.query(&connection).len() == 1);
+    let id = worker.id(&recorder);
+    let (stays, leaves) = (program(&recorder, worker.stays), program(&recorder, worker.leaves));
+    let (connected, logged) = (recorder.query(&connection), recorder.query(&log));
+    let rows = format!("SELECT count(*) FROM agent_file_ops WHERE agent_id = {id} AND time > 0");
+    let (first, began) = (number(&recorder, &rows), Instant::now());
+    wait_until("rows", || number(&recorder, &rows) > first + 1000 && began.elapsed() > Duration::from_millis(1500));
+    let before = old_keys(&recorder);
+    assert!(before.iter().all(|(_, keys)| !keys.is_empty()), "{before:?}");
+    recorder.kill();
+    worker.leave();
+
+    // Killed again before it may have stored anything, and then in peace.
+    let mut recorder = start(folder.path(), &database);
+    assert_kept(&before, &recorder);
+    recorder.kill();
+    for graceful in [true, false] {
+        let mut recorder = start(folder.path(), &database);
+        assert_eq!(fault(&recorder), "");
+        assert_eq!(worker.id(&recorder), id);
+        assert_eq!(program(&recorder, worker.stays), stays);
+        let left = program(&recorder, worker.leaves);
+        assert_eq!(
+            (&left["eid"], left["state"].as_deref(), &left["end_time"]),
+            (&leaves["eid"], Some("unknown"), &None)
+        );
+        assert_eq!((recorder.query(&connection), cells(&recorder.query(&log))), (connected.clone(), cells(&logged)));
+        assert_kept(&before, &recorder);
+        let gap = "SELECT count(*) FROM agent_collector WHERE event = 'gap' AND message LIKE 'recording ended%'";
+        assert_eq!(number(&recorder, gap), 1);
+        let first = number(&recorder, &rows);
+        wait_until("it is still followed", || number(&recorder, &rows) > first + 100);
+        if graceful {
+            recorder.end();
+        } else {
+            worker.stop();
+            let running = format!("SELECT processes FROM ai_agents WHERE agent_id = {id}");
+            recorder.wait_for(&running, "0");
+            assert_eq!(program(&recorder, worker.stays)["signal"].as_deref(), Some("15"));
+            assert_kept(&before, &recorder);
+            recorder.kill();
+        }
+    }
+}
+
+/// What of open files is not looked at anew.
+fn cells(rows: &[support::Row]) -> Vec<support::Row> {
+    let mut rows = rows.to_vec();
+    for row in &mut rows {
+        row.retain(|column, _| column != "fd" && !column.starts_with("bytes_"));
+    }
+    rows
+}
+
+#[test]
+fn a_history_that_is_opened_late_is_closed_and_no_agent_doubled() {
+    if !can_record("a_history_that_is_opened_late_is_closed_and_no_agent_doubled") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("history.duckdb");
+    let mut first = start(folder.path(), &database);
+    let mut worker = Worker::start();
+    let id = worker.id(&first);
+    let stays = program(&first, worker.stays);
+    let began = Instant::now();
+    wait_until("it is stored", || began.elapsed() > Duration::from_millis(1500));
+    let before = old_keys(&first);
+    let created = format!("SELECT files_created FROM ai_agents WHERE agent_id = {id}");
+    let second = start(folder.path(), &database);
+    assert!(fault(&second).contains("in use by process"), "{}", fault(&second));
+    assert_eq!(worker.id(&second), id);
+    let counted = number(&second, &created);
+    first.kill();
+    wait_until("it takes over the file", || fault(&second).is_empty());
+    wait_until("it has what was stored", || number(&second, &created) > counted + 100);
+    assert_kept(&before, &second);
+    let rows = format!("SELECT state, eid FROM agent_processes WHERE pid = {} AND time > 0 ORDER BY eid", worker.stays);
+    let rows = second.query(&rows);
+    let states: Vec<_> = rows.iter().map(|row| row["state"].as_deref().unwrap()).collect();
+    assert_eq!((states, &rows[0]["eid"]), (vec!["unknown", "running"], &stays["eid"]));
+    worker.stop();
+    second.wait_for(&format!("SELECT processes FROM ai_agents WHERE agent_id = {id}"), "0");
+    second.end();
+    let third = start(folder.path(), &database);
+    assert_kept(&before, &third);
+    assert_eq!(
+        number(&third, &format!("SELECT count(*) FROM agent_processes WHERE agent_id = {id} AND state = 'running'")),
+        0
+    );
 }
 
 /// A small file system, as long as it lives.
@@ -192,7 +404,7 @@ fn a_damaged_file_is_set_aside_and_told() {
     assert!(fault(&recorder).contains("damaged"), "{}", fault(&recorder));
     let run = Agent::new().run("echo a > file").recorded(&recorder);
     let rows = all_rows(&recorder, run.pid);
-    drop(recorder);
+    recorder.end();
     let recorder = start(folder.path(), &database);
     assert_eq!((all_rows(&recorder, run.pid), fault(&recorder)), (rows, String::new()));
     let aside = |file: &std::fs::DirEntry| file.file_name().to_string_lossy().contains(".corrupt-");

@@ -2,11 +2,13 @@
 //!
 //! [`Engine`] is the state machine, run by one thread; [`Store`] is what it leaves and what queries read.
 
-mod clock;
+pub mod clock;
 mod connections;
 mod engine;
 mod files;
+pub mod found;
 mod inspect;
+pub mod live;
 pub mod log;
 pub mod rows;
 mod store;

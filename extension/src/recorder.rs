@@ -76,7 +76,9 @@ impl Recorder {
         let (syscalls, pins) = (settings.syscalls, settings.pins.clone());
         let store = Arc::new(Store::default());
         store.update(|state| state.faults.clone_from(&settings.faults));
-        let (writer, floor) = match settings.history.clone().map(|at| history::Writer::start(at, Arc::clone(&store))) {
+        let boot = boot();
+        let writer = settings.history.clone().map(|at| history::Writer::start(at, &boot.id, Arc::clone(&store)));
+        let (writer, floor) = match writer {
             Some(started) => started.map(|(writer, floor)| (Some(writer), floor)).map_err(Error::Thread)?,
             None => (None, 0),
         };
@@ -95,7 +97,7 @@ impl Recorder {
                     }
                 };
                 store.set_probe(collector.probe());
-                let mut engine = Engine::new(Arc::clone(&store), catalogue, boot()).above(floor);
+                let mut engine = Engine::new(Arc::clone(&store), catalogue, boot).above(floor);
                 engine.adopt(collect::boot_ns(), &mut *collector);
                 let _ = ready.send(Ok(()));
                 tell_end(&store, || record(engine, collector, &stop));

@@ -33,6 +33,8 @@ pub use viewer::{Owner, Viewer};
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::history::RunningRow;
+use crate::record::live::Live;
 use crate::record::log::{Log, Snapshot};
 use crate::record::{State, Store};
 use crate::value::Value;
@@ -214,12 +216,23 @@ pub(crate) struct Declaration<R: 'static> {
     owner: fn(&R) -> Owner,
     /// Where its finished rows wait for the history; none for a table whose rows are not kept.
     finished: Option<Finished<R>>,
+    /// Those that can still change; none for a table without such.
+    running: Option<Running<R>>,
+}
+
+/// The rows of a table that can still change.
+pub(crate) struct Running<R> {
+    live: fn(&mut State) -> &mut Live<R>,
+    /// Of a process: its start, nanoseconds since boot.
+    start_ns: fn(&R) -> Option<u64>,
 }
 
 /// The finished rows of a table.
 pub(crate) struct Finished<R> {
     log: fn(&State) -> &Log<R>,
     forget: fn(&mut State, &Range<u64>),
+    /// The column that says which running row each ends, and of which table.
+    ends: (&'static str, &'static str),
 }
 
 /// Finished rows that are to be stored, the newest first.
@@ -254,9 +267,15 @@ pub trait Table: Sync {
     /// Whether its finished rows go into the history.
     fn is_kept(&self) -> bool;
     /// Its oldest finished rows in memory, about so many at most; none for a table that is not kept.
-    fn finished(&'static self, store: &Store, most: usize) -> Option<Batch>;
+    fn finished(&'static self, state: &State, most: usize) -> Option<Batch>;
     /// Takes rows that are stored out of memory.
     fn forget(&self, store: &Store, stored: &Batch);
+    /// The column of its finished rows that says which running row each ends, and of which table.
+    fn ends(&self) -> Option<(usize, &'static str)>;
+    /// Whether it has rows that can still change.
+    fn is_running(&self) -> bool;
+    /// Its running rows that the history does not have; with those that it has as they were, when they are asked for.
+    fn running(&self, state: &mut State, changed: bool) -> Vec<RunningRow>;
 
     /// The column that tells its rows apart: the number of each, or of what it is about.
     fn key(&self) -> usize {
@@ -309,9 +328,9 @@ impl<R: Clone + Send + Sync + 'static> Table for Declaration<R> {
         self.finished.is_some()
     }
 
-    fn finished(&'static self, store: &Store, most: usize) -> Option<Batch> {
+    fn finished(&'static self, state: &State, most: usize) -> Option<Batch> {
         let finished = self.finished.as_ref()?;
-        let (rows, numbers) = store.read(|state| (finished.log)(state).oldest(most));
+        let (rows, numbers) = (finished.log)(state).oldest(most);
         Some(Batch { rows: self.walk(rows), numbers })
     }
 
@@ -319,6 +338,26 @@ impl<R: Clone + Send + Sync + 'static> Table for Declaration<R> {
         if let Some(finished) = &self.finished {
             store.update(|state| (finished.forget)(state, &stored.numbers));
         }
+    }
+
+    fn ends(&self) -> Option<(usize, &'static str)> {
+        let (name, table) = self.finished.as_ref()?.ends;
+        let place = self.fields.iter().position(|field| field.column.name == name)?;
+        Some((place, table))
+    }
+
+    fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    fn running(&self, state: &mut State, changed: bool) -> Vec<RunningRow> {
+        let Some(running) = &self.running else { return Vec::new() };
+        let row = |row: &R| RunningRow {
+            values: self.fields.iter().map(|field| (field.value)(row)).collect(),
+            owner: if let Owner::User(uid) = (self.owner)(row) { Some(uid) } else { None },
+            start_ns: (running.start_ns)(row).and_then(|start| i64::try_from(start).ok()),
+        };
+        (running.live)(state).take_new(changed).map(row).collect()
     }
 }
 

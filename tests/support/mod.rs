@@ -78,6 +78,16 @@ impl Recorder {
         let _ = self.child.wait();
     }
 
+    /// Ends it as a service is ended, and waits until it is gone.
+    pub fn end(mut self) {
+        self.signal(libc::SIGTERM);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < deadline, "the recorder does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: i32) {
         // SAFETY: a child of ours that was not waited for, so its pid is its own.

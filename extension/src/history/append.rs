@@ -1,9 +1,11 @@
 //! Appending: one transaction a flush.
 
-use duckdb::types::{ToSql, ToSqlOutput, Value as Owned, ValueRef};
+use std::sync::atomic::Ordering;
+
+use duckdb::types::{ToSqlOutput, Value as Owned, ValueRef};
 use duckdb::{Transaction, appender_params_from_iter, params};
 
-use super::schema::Kept;
+use super::schema::{EID, Kept, NANOSECONDS, Place};
 use super::{History, HistoryError};
 use crate::tables::ColumnType;
 use crate::value::Value;
@@ -22,8 +24,8 @@ pub struct Mark {
 /// A flush that was begun. Dropped without [`Flush::commit`], nothing of it is stored.
 #[derive(Debug)]
 pub struct Flush<'a> {
-    history: &'a History,
-    transaction: Transaction<'a>,
+    pub(super) history: &'a History,
+    pub(super) transaction: Transaction<'a>,
 }
 
 impl History {
@@ -70,13 +72,31 @@ impl Flush<'_> {
 
     fn append_to(&self, kept: &Kept, rows: &mut dyn Iterator<Item = (&[Value], Option<i64>)>) -> duckdb::Result<()> {
         let stored: Vec<_> = kept.stored().collect();
-        let names: Vec<_> = stored.iter().map(|(_, column)| column.name).chain(["owner"]).collect();
+        let places: Vec<_> =
+            stored.iter().map(|(index, column, _)| (*index, column.kind, kept.place(column))).collect();
+        let names: Vec<_> = stored.iter().map(|(_, _, name)| &**name).chain(["owner"]).collect();
+        let (key, extent) = (kept.table.key(), &kept.extent);
+        let time = kept.columns.iter().position(|column| column.name == NANOSECONDS && kept.key == EID);
+        let integer = |values: &[Value], index: usize| match values.get(index) {
+            Some(Value::Integer(integer)) => Some(*integer),
+            _ => None,
+        };
         let mut appender = self.transaction.appender_with_columns(kept.name(), &names)?;
         for (values, owner) in rows {
-            let cells =
-                stored.iter().map(|(index, column)| Cell(values.get(*index).unwrap_or(&Value::Null), column.kind));
-            let owner = owner.map_or(Value::Null, Value::Integer);
-            appender.append_row(appender_params_from_iter(cells.chain([Cell(&owner, ColumnType::BigInt)])))?;
+            let eid = integer(values, key);
+            let before = |index| eid?.checked_sub(integer(values, index)?);
+            let cells = places.iter().map(|(index, kind, place)| match place {
+                Place::BeforeEid => number(before(*index)),
+                _ => cell(values.get(*index).unwrap_or(&Value::Null), *kind),
+            });
+            appender.append_row(appender_params_from_iter(cells.chain([number(owner)])))?;
+            extent.rows.fetch_add(1, Ordering::Relaxed);
+            if let Some(eid) = eid {
+                extent.keys.add(eid);
+            }
+            if let Some(delay) = time.and_then(before) {
+                extent.delays.add(delay);
+            }
         }
         appender.flush()
     }
@@ -107,20 +127,18 @@ impl Flush<'_> {
     }
 }
 
-/// A cell for a column of that type. A value of another type, which no declaration gives, is stored as NULL.
-struct Cell<'a>(&'a Value, ColumnType);
+pub(super) fn number(integer: Option<i64>) -> ToSqlOutput<'static> {
+    integer.map_or(ToSqlOutput::Owned(Owned::Null), |integer| ToSqlOutput::Borrowed(ValueRef::BigInt(integer)))
+}
 
-impl ToSql for Cell<'_> {
-    #[allow(clippy::cast_precision_loss)] // a DOUBLE column was asked for
-    fn to_sql(&self) -> duckdb::Result<ToSqlOutput<'_>> {
-        Ok(match (self.0, self.1) {
-            (Value::Integer(integer), ColumnType::Integer | ColumnType::BigInt) => {
-                ToSqlOutput::Borrowed(ValueRef::BigInt(*integer))
-            }
-            (Value::Integer(integer), ColumnType::Double) => ToSqlOutput::Borrowed(ValueRef::Double(*integer as f64)),
-            (Value::Double(double), ColumnType::Double) => ToSqlOutput::Borrowed(ValueRef::Double(*double)),
-            (Value::Text(text), ColumnType::Text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
-            _ => ToSqlOutput::Owned(Owned::Null),
-        })
+/// A cell for a column of that type. A value of another type, which no declaration gives, is stored as NULL.
+#[allow(clippy::cast_precision_loss)] // a DOUBLE column was asked for
+pub(super) fn cell(value: &Value, kind: ColumnType) -> ToSqlOutput<'_> {
+    match (value, kind) {
+        (Value::Integer(integer), ColumnType::Integer | ColumnType::BigInt) => number(Some(*integer)),
+        (Value::Integer(integer), ColumnType::Double) => ToSqlOutput::Borrowed(ValueRef::Double(*integer as f64)),
+        (Value::Double(double), ColumnType::Double) => ToSqlOutput::Borrowed(ValueRef::Double(*double)),
+        (Value::Text(text), ColumnType::Text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
+        _ => number(None),
     }
 }

@@ -3,17 +3,19 @@
 //! Every row that is read is judged again by [`Filter`](crate::tables::filter::Filter), so a condition may let through
 //! more than that, never less. What cannot be said safely in `DuckDB`'s terms is left out.
 
+use std::borrow::Cow;
+
 use duckdb::types::Value as Parameter;
 
-use super::schema::{Kept, NANOSECONDS, Place};
+use super::schema::{EID, Kept, NANOSECONDS, Place};
 use crate::tables::constraint::{Constraint, Op};
 use crate::tables::filter::Number;
-use crate::tables::{Column, ColumnType, Viewer};
+use crate::tables::{ColumnType, Viewer};
 
 /// Values of a list that are said one by one.
 const MOST: usize = 1000;
 
-const SECOND: i128 = 1_000_000_000;
+const SECOND: i64 = 1_000_000_000;
 
 /// Which rows of a table a query reads.
 #[derive(Debug, Clone)]
@@ -31,6 +33,56 @@ pub struct Query<'a> {
 pub struct Conditions {
     clauses: Vec<String>,
     parameters: Vec<Parameter>,
+    eids: Interval,
+}
+
+/// From the one number to the other, both included.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Interval(pub(super) i64, pub(super) i64);
+
+impl Default for Interval {
+    fn default() -> Self {
+        Self(i64::MIN, i64::MAX)
+    }
+}
+
+impl Interval {
+    fn and(self, other: Self) -> Self {
+        Self(self.0.max(other.0), self.1.min(other.1))
+    }
+
+    /// Each of its ends moved, where it has one.
+    fn map(self, least: impl Fn(i64) -> i64, greatest: impl Fn(i64) -> i64) -> Self {
+        let Self(from, to) = self;
+        Self(if from == i64::MIN { from } else { least(from) }, if to == i64::MAX { to } else { greatest(to) })
+    }
+
+    /// Seconds, as nanoseconds.
+    fn nanoseconds(self) -> Self {
+        self.map(|from| from.saturating_mul(SECOND), |to| to.saturating_mul(SECOND).saturating_add(SECOND - 1))
+    }
+
+    /// Where whole numbers must be that match these constraints on one column.
+    fn of(constraints: &[&Constraint]) -> Self {
+        let integer = |constraint: &&Constraint| match Number::parse(&constraint.value) {
+            Some(Number::Integer(integer)) => Some(integer),
+            _ => None,
+        };
+        let equal = |constraint: &&&Constraint| matches!(constraint.op, Op::Equal | Op::Is);
+        // A list reaches from its lowest to its highest.
+        let list: Option<Vec<_>> = constraints.iter().filter(equal).map(integer).collect();
+        let list = list.and_then(|list| Some(Self(*list.iter().min()?, *list.iter().max()?))).unwrap_or_default();
+        constraints.iter().fold(list, |all, constraint| {
+            let Some(integer) = integer(constraint) else { return all };
+            all.and(match constraint.op {
+                Op::Greater => Self(integer.saturating_add(1), i64::MAX),
+                Op::GreaterOrEqual => Self(integer, i64::MAX),
+                Op::Less => Self(i64::MIN, integer.saturating_sub(1)),
+                Op::LessOrEqual => Self(i64::MIN, integer),
+                _ => return all,
+            })
+        })
+    }
 }
 
 impl Conditions {
@@ -39,11 +91,17 @@ impl Conditions {
         if let Viewer::User(uid) = query.viewer {
             all.push("owner = ?", [Parameter::BigInt(uid.into())]);
         }
+        let mut times = Interval::default();
         if let Some(since) = query.since {
             if kept.has("end_time") {
-                all.push("(end_time IS NULL OR end_time >= ?)", [Parameter::BigInt(since)]);
+                // Where the end is not known, by the time of the row.
+                let (time, began) = (kept.nanoseconds(), since.saturating_mul(SECOND));
+                all.push(
+                    format!("(end_time >= ? OR end_time IS NULL AND {time} >= {began})"),
+                    [Parameter::BigInt(since)],
+                );
             } else {
-                all.seconds(Op::GreaterOrEqual, since);
+                times = Interval(since, i64::MAX).nanoseconds();
             }
         }
         for column in &kept.columns {
@@ -54,11 +112,39 @@ impl Conditions {
                 .collect();
             match kept.place(column) {
                 Place::Nowhere => {}
-                Place::Stored => all.column(column, &here),
-                Place::Seconds => all.seconds_column(&here),
+                Place::Seconds => times = times.and(Interval::of(&here).nanoseconds()),
+                Place::Stored | Place::BeforeEid => {
+                    all.column(&Operand { sql: kept.sql(column), kind: column.kind }, &here);
+                }
+            }
+            match column.name {
+                EID => all.eids = all.eids.and(Interval::of(&here)),
+                NANOSECONDS => times = times.and(Interval::of(&here)),
+                _ => {}
             }
         }
+        all.between(&kept.nanoseconds(), times);
+        // The engine skips blocks of rows by their eids; their times it has to compute.
+        if let Some((least, greatest)) = kept.extent.delays.get().filter(|_| kept.is_in_order_of_time()) {
+            let eids = times.map(|from| from.saturating_add(least), |to| to.saturating_add(greatest));
+            all.between(EID, eids);
+            all.eids = all.eids.and(eids);
+        }
         all
+    }
+
+    fn between(&mut self, sql: &str, Interval(from, to): Interval) {
+        if from > i64::MIN {
+            self.push(format!("{sql} >= {from}"), []);
+        }
+        if to < i64::MAX {
+            self.push(format!("{sql} <= {to}"), []);
+        }
+    }
+
+    /// Where the eids of all rows are; of a table without, anywhere.
+    pub(super) fn eids(&self) -> Interval {
+        self.eids
     }
 
     pub(super) fn push(&mut self, clause: impl Into<String>, parameters: impl IntoIterator<Item = Parameter>) {
@@ -75,26 +161,26 @@ impl Conditions {
         if self.clauses.is_empty() { String::new() } else { format!(" WHERE {}", self.clauses.join(" AND ")) }
     }
 
-    fn column(&mut self, column: &Column, constraints: &[&Constraint]) {
+    fn column(&mut self, operand: &Operand, constraints: &[&Constraint]) {
         let alternatives: Vec<_> =
             constraints.iter().filter(|constraint| matches!(constraint.op, Op::Equal | Op::Is)).collect();
         if !alternatives.is_empty() {
             // One that cannot be said makes the whole list so.
-            if let Some(integers) = integers(column, &alternatives) {
-                self.integers(column.name, &integers);
+            if let Some(integers) = integers(operand, &alternatives) {
+                self.integers(&operand.sql, &integers);
             } else if alternatives.len() <= MOST {
-                self.any(column, &alternatives);
+                self.any(operand, &alternatives);
             }
         }
         for constraint in constraints {
-            if let Some((clause, parameter)) = single(column, constraint) {
+            if let Some((clause, parameter)) = single(operand, constraint) {
                 self.push(clause, parameter);
             }
         }
     }
 
-    fn any(&mut self, column: &Column, alternatives: &[&&Constraint]) {
-        let each = alternatives.iter().map(|constraint| equal(column, &constraint.value));
+    fn any(&mut self, operand: &Operand, alternatives: &[&&Constraint]) {
+        let each = alternatives.iter().map(|constraint| equal(operand, &constraint.value));
         if let Some(each) = each.collect::<Option<Vec<_>>>() {
             let (clauses, parameters): (Vec<_>, Vec<_>) = each.into_iter().unzip();
             self.push(format!("({})", clauses.join(" OR ")), parameters.into_iter().flatten());
@@ -110,48 +196,21 @@ impl Conditions {
             self.push(format!("{name} BETWEEN {low} AND {high}"), []);
         }
     }
+}
 
-    fn seconds_column(&mut self, constraints: &[&Constraint]) {
-        let integer = |constraint: &&&Constraint| match Number::parse(&constraint.value) {
-            Some(Number::Integer(integer)) => Some((constraint.op, integer)),
-            _ => None,
-        };
-        // A list reaches from its lowest to its highest.
-        let alternatives: Vec<_> =
-            constraints.iter().filter(|constraint| matches!(constraint.op, Op::Equal | Op::Is)).collect();
-        let seconds: Option<Vec<_>> = alternatives.iter().map(|c| integer(c).map(|(_, integer)| integer)).collect();
-        if let Some((low, high)) = seconds.and_then(|all| Some((*all.iter().min()?, *all.iter().max()?))) {
-            self.seconds(Op::GreaterOrEqual, low);
-            self.seconds(Op::LessOrEqual, high);
-        }
-        for (op, integer) in constraints.iter().filter_map(|constraint| integer(&constraint)) {
-            self.seconds(op, integer);
-        }
-    }
-
-    /// A condition on seconds, said of the nanoseconds that are stored.
-    fn seconds(&mut self, op: Op, seconds: i64) {
-        let (sign, bound) = match op {
-            Op::Greater => (">=", i128::from(seconds) + 1),
-            Op::GreaterOrEqual => (">=", i128::from(seconds)),
-            Op::Less => ("<", i128::from(seconds)),
-            Op::LessOrEqual => ("<", i128::from(seconds) + 1),
-            _ => return,
-        };
-        // Beyond what can be stored, the filter decides.
-        if let Ok(bound) = i64::try_from(bound * SECOND) {
-            self.push(format!("{NANOSECONDS} {sign} {bound}"), []);
-        }
-    }
+/// A column in SQL.
+struct Operand {
+    sql: Cow<'static, str>,
+    kind: ColumnType,
 }
 
 /// The whole numbers of which one is wanted; none when something else is.
-fn integers(column: &Column, alternatives: &[&&Constraint]) -> Option<Vec<i64>> {
+fn integers(operand: &Operand, alternatives: &[&&Constraint]) -> Option<Vec<i64>> {
     let integer = |constraint: &&&Constraint| match Number::parse(&constraint.value) {
         Some(Number::Integer(integer)) => Some(integer),
         _ => None,
     };
-    let whole = matches!(column.kind, ColumnType::Integer | ColumnType::BigInt);
+    let whole = matches!(operand.kind, ColumnType::Integer | ColumnType::BigInt);
     whole.then(|| alternatives.iter().map(integer).collect()).flatten()
 }
 
@@ -160,9 +219,9 @@ fn or_unsure(name: &str, clause: &str) -> String {
     format!("({clause} OR {name} IS NULL OR contains({name}, chr(0)))")
 }
 
-fn equal(column: &Column, value: &str) -> Option<(String, Vec<Parameter>)> {
-    let name = column.name;
-    if column.kind == ColumnType::Text {
+fn equal(operand: &Operand, value: &str) -> Option<(String, Vec<Parameter>)> {
+    let name = &*operand.sql;
+    if operand.kind == ColumnType::Text {
         // What looks like a number also equals other ways to write it.
         if Number::parse(value).is_some() || value.contains('\0') {
             return None;
@@ -171,7 +230,7 @@ fn equal(column: &Column, value: &str) -> Option<(String, Vec<Parameter>)> {
         return Some((clause, vec![Parameter::Text(value.to_owned())]));
     }
     Some(match Number::parse(value)? {
-        Number::Integer(integer) if column.kind != ColumnType::Double => {
+        Number::Integer(integer) if operand.kind != ColumnType::Double => {
             (format!("{name} = ?"), vec![Parameter::BigInt(integer)])
         }
         number => {
@@ -188,10 +247,10 @@ fn around(number: Number) -> Option<(f64, f64)> {
     (double + slack).is_finite().then_some((double - slack, double + slack))
 }
 
-fn single(column: &Column, constraint: &Constraint) -> Option<(String, Option<Parameter>)> {
+fn single(operand: &Operand, constraint: &Constraint) -> Option<(String, Option<Parameter>)> {
     let Constraint { op, value, .. } = constraint;
-    let name = column.name;
-    let text = column.kind == ColumnType::Text;
+    let name = &*operand.sql;
+    let text = operand.kind == ColumnType::Text;
     let plain = text && !value.contains('\0');
     match op {
         Op::Like if plain => {
@@ -203,13 +262,13 @@ fn single(column: &Column, constraint: &Constraint) -> Option<(String, Option<Pa
             let prefix = value.split(['*', '?']).next().filter(|prefix| !prefix.is_empty())?;
             Some((or_unsure(name, &format!("starts_with({name}, ?)")), Some(Parameter::Text(prefix.to_owned()))))
         }
-        Op::Greater | Op::GreaterOrEqual | Op::Less | Op::LessOrEqual if !text => order(column, *op, value),
+        Op::Greater | Op::GreaterOrEqual | Op::Less | Op::LessOrEqual if !text => order(operand, *op, value),
         _ => None,
     }
 }
 
-fn order(column: &Column, op: Op, value: &str) -> Option<(String, Option<Parameter>)> {
-    let name = column.name;
+fn order(operand: &Operand, op: Op, value: &str) -> Option<(String, Option<Parameter>)> {
+    let name = &*operand.sql;
     let (sign, wide) = match op {
         Op::Greater => (">", ">="),
         Op::GreaterOrEqual => (">=", ">="),
@@ -217,7 +276,7 @@ fn order(column: &Column, op: Op, value: &str) -> Option<(String, Option<Paramet
         _ => ("<=", "<="),
     };
     match Number::parse(value)? {
-        Number::Integer(integer) if column.kind != ColumnType::Double => {
+        Number::Integer(integer) if operand.kind != ColumnType::Double => {
             Some((format!("{name} {sign} {integer}"), None))
         }
         number => {

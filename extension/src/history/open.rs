@@ -51,9 +51,12 @@ pub(super) fn open(path: &Path) -> Result<(History, Vec<OpenNote>), HistoryError
         }
     };
     let kept: Arc<[_]> = schema::kept().into();
+    for kept in &*kept {
+        kept.measure(&connection);
+    }
     let second = connection.try_clone().map_err(|error| HistoryError::of(&path, &error))?;
     let readers = Readers::new(path.clone(), second, Arc::clone(&kept), Arc::clone(&lock));
-    let history = History { path, connection, readers, kept, _lock: lock };
+    let history = History { path, connection, readers, kept, running: schema::running(), _lock: lock };
     history.protect();
     Ok((history, notes))
 }
@@ -64,7 +67,7 @@ fn connect(path: &Path) -> Result<Connection, HistoryError> {
     let spill = beside(path, ".tmp");
     let _ = std::fs::remove_dir_all(&spill);
     let connection = config(&spill).and_then(|config| Connection::open_with_flags(path, config)).map_err(failed)?;
-    schema::migrate(path, &connection, &schema::kept())?;
+    schema::migrate(path, &connection)?;
     connection.execute_batch("SET enable_external_access = false; SET lock_configuration = true").map_err(failed)?;
     Ok(connection)
 }
@@ -76,6 +79,8 @@ fn config(spill: &Path) -> duckdb::Result<Config> {
         .enable_autoload_extension(false)?
         .with("temp_directory", spill.to_string_lossy())?
         .with("max_temp_directory_size", "256MB")?
+        // Of the file: only from 1.3 on texts that repeat are compressed well. Any 1.5 reads it.
+        .with("storage_compatibility_version", "v1.5.0")?
         // Checkpoints are made when it suits, not inside a commit.
         .with("checkpoint_threshold", "1TB")
 }

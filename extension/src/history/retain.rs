@@ -5,7 +5,7 @@
 
 use duckdb::params;
 
-use super::schema::{Kept, NANOSECONDS};
+use super::schema::Kept;
 use super::{History, HistoryError};
 
 /// Rows of a table that one step removes at most.
@@ -85,15 +85,15 @@ impl History {
 
     /// Removes the oldest rows, at most so many; says how many, and whether more are as old.
     fn remove(&self, kept: &Kept, oldest: Option<i64>, limit: usize) -> duckdb::Result<(usize, bool)> {
-        let (name, key) = (kept.name(), kept.key);
+        let (name, key, time_ns) = (kept.name(), kept.key, kept.nanoseconds());
         let sql = format!(
-            "SELECT max({key}), count(*) FROM (SELECT {key} FROM {name} WHERE {NANOSECONDS} < ? ORDER BY {key} LIMIT {limit})"
+            "SELECT max({key}), count(*) FROM (SELECT {key} FROM {name} WHERE {time_ns} < ? ORDER BY {key} LIMIT {limit})"
         );
         let before = oldest.unwrap_or(i64::MAX);
         let (last, rows): (Option<i64>, i64) =
             self.connection.query_row(&sql, [before], |row| Ok((row.get(0)?, row.get(1)?)))?;
         let Some(last) = last else { return Ok((0, false)) };
-        let delete = format!("DELETE FROM {name} WHERE {key} <= ? AND {NANOSECONDS} < ?");
+        let delete = format!("DELETE FROM {name} WHERE {key} <= ? AND {time_ns} < ?");
         let removed = self.connection.execute(&delete, params![last, before])?;
         Ok((removed, usize::try_from(rows).is_ok_and(|rows| rows >= limit)))
     }

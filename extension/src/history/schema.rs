@@ -4,7 +4,9 @@
 //! stays, and is not filled any more. All other changes are a step here and a higher [`VERSION`]
 //! (`docs/SCHEMA_CHANGES.md`).
 
+use std::borrow::Cow;
 use std::path::Path;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use duckdb::Connection;
 
@@ -23,13 +25,53 @@ const STEPS: [&str; 1] = ["CREATE TABLE meta (
 /// Seconds, which are not stored where nanoseconds are.
 const SECONDS: &str = "time";
 pub(super) const NANOSECONDS: &str = "time_ns";
+/// The number of a row.
+pub(super) const EID: &str = "eid";
 
-/// A table that is kept.
+/// Numbers that are near their row's eid. What they are before it is stored: a byte or two in place of five.
+const NEAR_EID: [&str; 2] = [NANOSECONDS, "open_eid"];
+
+/// A table that is kept, or one of rows that can still change.
 pub(super) struct Kept {
+    name: String,
     pub(super) table: &'static dyn Table,
     pub(super) columns: Vec<&'static Column>,
     /// The column that orders its rows: no two have the same.
     pub(super) key: &'static str,
+    pub(super) extent: Extent,
+}
+
+/// How far a table's rows reach: never less than they do, so that no query has to ask for it.
+#[derive(Default)]
+pub(super) struct Extent {
+    /// How many rows, about.
+    pub(super) rows: AtomicI64,
+    /// Of the key.
+    pub(super) keys: Range,
+    /// By how much the eid is above the time.
+    pub(super) delays: Range,
+}
+
+/// The least and the greatest of the numbers that were added.
+pub(super) struct Range(AtomicI64, AtomicI64);
+
+impl Default for Range {
+    fn default() -> Self {
+        Self(AtomicI64::new(i64::MAX), AtomicI64::new(i64::MIN))
+    }
+}
+
+impl Range {
+    pub(super) fn add(&self, number: i64) {
+        self.0.fetch_min(number, Ordering::Relaxed);
+        self.1.fetch_max(number, Ordering::Relaxed);
+    }
+
+    /// None when there are no numbers.
+    pub(super) fn get(&self) -> Option<(i64, i64)> {
+        let (least, greatest) = (self.0.load(Ordering::Relaxed), self.1.load(Ordering::Relaxed));
+        (least <= greatest).then_some((least, greatest))
+    }
 }
 
 /// Where a column's cells are.
@@ -37,6 +79,8 @@ pub(super) struct Kept {
 pub(super) enum Place {
     /// In the column of that name.
     Stored,
+    /// As what it is before the eid.
+    BeforeEid,
     /// The seconds of `time_ns`.
     Seconds,
     /// Nowhere: NULL.
@@ -50,14 +94,15 @@ impl std::fmt::Debug for Kept {
 }
 
 impl Kept {
-    fn new(table: &'static dyn Table) -> Self {
+    fn new(prefix: &str, table: &'static dyn Table) -> Self {
+        let name = format!("{prefix}{}", table.info().name);
         let columns = table.columns();
         let key = columns.get(table.key()).map_or("", |column| column.name);
-        Self { table, columns, key }
+        Self { name, table, columns, key, extent: Extent::default() }
     }
 
-    pub(super) fn name(&self) -> &'static str {
-        self.table.info().name
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
@@ -69,20 +114,81 @@ impl Kept {
             Place::Nowhere
         } else if column.name == SECONDS && self.has(NANOSECONDS) {
             Place::Seconds
+        } else if NEAR_EID.contains(&column.name) && self.is_in_order_of_eid() {
+            Place::BeforeEid
         } else {
             Place::Stored
         }
     }
 
-    /// The stored columns, by their index in the declaration.
-    pub(super) fn stored(&self) -> impl Iterator<Item = (usize, &'static Column)> {
-        self.columns.iter().copied().enumerate().filter(|(_, column)| self.place(column) == Place::Stored)
+    /// The stored columns, by their index in the declaration, with their names in the file.
+    pub(super) fn stored(&self) -> impl Iterator<Item = (usize, &'static Column, Cow<'static, str>)> {
+        let columns = self.columns.iter().copied().enumerate();
+        columns.filter_map(|(index, column)| match self.place(column) {
+            Place::Stored => Some((index, column, column.name.into())),
+            Place::BeforeEid => Some((index, column, before_eid(column.name).into())),
+            Place::Seconds | Place::Nowhere => None,
+        })
     }
+
+    /// What a column is in SQL; of seconds, their nanoseconds.
+    pub(super) fn sql(&self, column: &Column) -> Cow<'static, str> {
+        match self.place(column) {
+            Place::Stored => column.name.into(),
+            Place::BeforeEid => format!("({EID} - {})", before_eid(column.name)).into(),
+            Place::Seconds => self.nanoseconds(),
+            Place::Nowhere => "NULL::BIGINT".into(),
+        }
+    }
+
+    /// The time of a row in SQL.
+    pub(super) fn nanoseconds(&self) -> Cow<'static, str> {
+        let column = self.columns.iter().find(|column| column.name == NANOSECONDS);
+        column.map_or("NULL::BIGINT".into(), |column| self.sql(column))
+    }
+
+    /// Whether rows are many, and their numbers eids.
+    fn is_in_order_of_eid(&self) -> bool {
+        self.key == EID && self.name == self.table.info().name
+    }
+
+    /// Whether a row's time tells about where its eid is.
+    pub(super) fn is_in_order_of_time(&self) -> bool {
+        self.is_in_order_of_eid() && self.has(NANOSECONDS)
+    }
+
+    /// Looks how far the rows reach. Where a part of the file is damaged they may reach anywhere.
+    pub(super) fn measure(&self, connection: &Connection) {
+        let (name, key, extent) = (self.name(), self.key, &self.extent);
+        let delays = if self.is_in_order_of_time() { before_eid(NANOSECONDS) } else { "NULL::BIGINT".to_owned() };
+        let sql = format!("SELECT count(*), min({key}), max({key}), min({delays}), max({delays}) FROM {name}");
+        let read = connection.query_row(&sql, [], |row| {
+            extent.rows.store(row.get(0)?, Ordering::Relaxed);
+            let numbers = (1..5).map(|at| row.get::<_, Option<i64>>(at));
+            numbers.collect::<duckdb::Result<Vec<_>>>()
+        });
+        let numbers = read.unwrap_or_else(|_| [i64::MIN, i64::MAX, i64::MIN, i64::MAX].map(Some).into());
+        for (at, number) in numbers.into_iter().enumerate() {
+            let range = if at < 2 { &extent.keys } else { &extent.delays };
+            if let Some(number) = number {
+                range.add(number);
+            }
+        }
+    }
+}
+
+fn before_eid(name: &str) -> String {
+    format!("{EID}_minus_{name}")
 }
 
 /// The tables that are kept.
 pub(super) fn kept() -> Vec<Kept> {
-    tables::all().into_iter().filter(|table| table.is_kept()).map(Kept::new).collect()
+    tables::all().into_iter().filter(|table| table.is_kept()).map(|table| Kept::new("", table)).collect()
+}
+
+/// The tables of rows that can still change.
+pub(super) fn running() -> Vec<Kept> {
+    tables::all().into_iter().filter(|table| table.is_running()).map(|table| Kept::new("running_", table)).collect()
 }
 
 /// The type in the file. INTEGER is stored as BIGINT, which takes no more room there: an odd value must not stop a flush.
@@ -95,7 +201,7 @@ fn type_of(kind: ColumnType) -> &'static str {
 }
 
 /// Brings the file to this version.
-pub(super) fn migrate(path: &Path, connection: &Connection, kept: &[Kept]) -> Result<(), HistoryError> {
+pub(super) fn migrate(path: &Path, connection: &Connection) -> Result<(), HistoryError> {
     let failed = |error: duckdb::Error| HistoryError::of(path, &error);
     let transaction = connection.unchecked_transaction().map_err(failed)?;
     let found = version(&transaction).map_err(failed)?;
@@ -104,8 +210,11 @@ pub(super) fn migrate(path: &Path, connection: &Connection, kept: &[Kept]) -> Re
     for step in STEPS.get(from..).ok_or_else(newer)? {
         transaction.execute_batch(step).map_err(failed)?;
     }
-    for table in kept {
-        columns(path, &transaction, table)?;
+    for table in kept() {
+        columns(path, &transaction, &table, "owner BIGINT")?;
+    }
+    for table in running() {
+        columns(path, &transaction, &table, "owner BIGINT, boot VARCHAR, start_ns BIGINT")?;
     }
     if found != VERSION {
         transaction.execute("UPDATE meta SET version = ?", [VERSION]).map_err(failed)?;
@@ -123,11 +232,11 @@ fn version(connection: &Connection) -> duckdb::Result<i64> {
     if tables == 0 { Ok(0) } else { connection.query_row("SELECT version FROM meta", [], |row| row.get(0)) }
 }
 
-/// Makes the table, or adds the columns that it lacks.
-fn columns(path: &Path, connection: &Connection, kept: &Kept) -> Result<(), HistoryError> {
+/// Makes the table, which has more columns than those declared, or adds the columns that it lacks.
+fn columns(path: &Path, connection: &Connection, kept: &Kept, more: &str) -> Result<(), HistoryError> {
     let failed = |error: duckdb::Error| HistoryError::of(path, &error);
     let name = kept.name();
-    connection.execute_batch(&format!("CREATE TABLE IF NOT EXISTS {name} (owner BIGINT)")).map_err(failed)?;
+    connection.execute_batch(&format!("CREATE TABLE IF NOT EXISTS {name} ({more})")).map_err(failed)?;
     let mut statement = connection
         .prepare("SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = ?")
         .map_err(failed)?;
@@ -135,14 +244,16 @@ fn columns(path: &Path, connection: &Connection, kept: &Kept) -> Result<(), Hist
         .query_map([name], |row| Ok((row.get(0)?, row.get(1)?)))
         .and_then(Iterator::collect)
         .map_err(failed)?;
-    for (_, column) in kept.stored() {
+    for (_, column, stored) in kept.stored() {
         let wanted = type_of(column.kind);
-        match there.iter().find(|(other, _)| other == column.name) {
-            None => connection
-                .execute_batch(&format!("ALTER TABLE {name} ADD COLUMN {} {wanted}", column.name))
-                .map_err(failed)?,
+        match there.iter().find(|(other, _)| *other == stored) {
+            None => {
+                connection
+                    .execute_batch(&format!("ALTER TABLE {name} ADD COLUMN {stored} {wanted}"))
+                    .map_err(failed)?;
+            }
             Some((_, kind)) if kind != wanted => {
-                let reason = format!("{name}.{} is {kind}, not {wanted}", column.name);
+                let reason = format!("{name}.{stored} is {kind}, not {wanted}");
                 return Err(HistoryError::Newer { path: path.into(), reason });
             }
             Some(_) => {}

@@ -3,16 +3,21 @@
 //! It is not the one that records: a commit or a checkpoint may take hundreds of milliseconds. Rows leave memory after
 //! they are stored, so that a query finds each in the one or the other. When nothing can be stored they stay in memory,
 //! up to its limit, and it is tried again until it works.
+//!
+//! A flush is of one moment: what had finished by then, and what was running. So the next recorder finds each row in one
+//! of the two, however this one ends.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use super::{History, HistoryError, LOG_LIMIT, Mark, OpenNote, Readers, Retention};
-use crate::record::Store;
+use super::{History, HistoryError, LOG_LIMIT, Mark, OpenNote, Readers, Retention, RunningRow, RunningRows};
+use crate::record::clock::unix_ns;
+use crate::record::found::Found;
+use crate::record::{State, Store};
 use crate::tables::{self, Batch, Cursor, Owner, Table};
 use crate::value::Value;
 
@@ -27,6 +32,12 @@ const MANY: usize = 8192;
 
 /// Rows of a table that one transaction stores, about.
 const BATCH: usize = 8192;
+
+/// Running rows that only changed are stored so often: their counts and states in the file may be as old.
+const REFRESH: Duration = Duration::from_secs(5);
+
+/// While an agent lives the file tells so often that it was recorded, if there is no row to tell it.
+const BEAT: Duration = Duration::from_secs(60);
 
 /// Rows whose cells are held at a time.
 const CHUNK: usize = 512;
@@ -64,21 +75,28 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Opens the history and begins to store. Says above which eid new ones must be.
+    /// Opens the history and begins to store, once what an earlier recorder left running is taken from the store. Says
+    /// above which eid new ones must be. `boot` identifies this boot of the machine.
     ///
     /// # Errors
     /// When there is no thread to be had. That the history cannot be opened is none: `agent_collector` tells it, and it
     /// is tried again.
-    pub fn start(settings: Settings, store: Arc<Store>) -> std::io::Result<(Self, i64)> {
+    pub fn start(settings: Settings, boot: &str, store: Arc<Store>) -> std::io::Result<(Self, i64)> {
         let (go_on, ended) = mpsc::channel();
         let mut work = Work {
             settings,
+            boot: boot.to_owned(),
+            began: unix_ns(),
             store,
             history: None,
             highest: 0,
+            running: HashMap::new(),
             trouble: None,
             flushed: Instant::now(),
             stored: Instant::now(),
+            committed: Instant::now(),
+            refreshed: Instant::now(),
+            unmoved: true,
             tidied: None,
             doubtful: None,
             notes: Vec::new(),
@@ -103,15 +121,27 @@ impl Drop for Writer {
 
 struct Work {
     settings: Settings,
+    /// This boot of the machine.
+    boot: String,
+    /// When recording began.
+    began: i64,
     store: Arc<Store>,
     history: Option<History>,
     /// The highest eid that is known to be given.
     highest: i64,
+    /// Keys of the running rows that the file has, by table; of some it may not.
+    running: HashMap<&'static str, HashSet<i64>>,
     /// What went wrong the last time, and when.
     trouble: Option<(String, Instant)>,
     flushed: Instant,
     /// When there was something to store.
     stored: Instant,
+    /// When something was stored, be it only that there was nothing.
+    committed: Instant,
+    /// When running rows were stored that only changed.
+    refreshed: Instant,
+    /// The log has rows.
+    unmoved: bool,
     tidied: Option<Instant>,
     /// A flush whose commit failed, perhaps after it was durable, and its number.
     doubtful: Option<(Vec<Pending>, Vec<u8>)>,
@@ -123,16 +153,28 @@ struct Work {
 /// Rows of a table that are to be stored.
 type Pending = (&'static dyn Table, Batch);
 
+/// What is to be stored, as it was at one moment.
+struct Moment {
+    finished: Vec<Pending>,
+    running: Vec<(&'static dyn Table, Vec<RunningRow>)>,
+    highest: i64,
+}
+
 impl Work {
     fn run(mut self, go_on: &Receiver<()>) {
         while matches!(go_on.recv_timeout(LOOK), Err(RecvTimeoutError::Timeout)) {
             self.turn();
         }
         let until = Instant::now() + GOODBYE;
-        while self.history.is_some() && self.store.finished() > 0 && Instant::now() < until {
-            if let Err(error) = self.flush() {
-                self.failed(&error);
-                break;
+        // Once in any case: what runs is stored as it is, and until when it was recorded.
+        while self.history.is_some() {
+            match self.flush(true) {
+                Ok(true) if self.store.finished() > 0 && Instant::now() < until => {}
+                Ok(_) => break,
+                Err(error) => {
+                    self.failed(&error);
+                    break;
+                }
             }
         }
         // Queries that still run keep what they need. The next recorder opens the file.
@@ -162,10 +204,15 @@ impl Work {
 
     /// Goes on with what was opened, and says where queries read it.
     fn take(&mut self, opened: Result<(History, Vec<OpenNote>), HistoryError>) -> Option<Readers> {
-        let read = opened.and_then(|(history, notes)| Ok((history.mark()?, history, notes)));
+        let read = opened.and_then(|(history, notes)| Ok((history.mark()?, history.running()?, history, notes)));
         match read {
-            Ok((mark, history, notes)) => {
+            Ok((mark, running, history, notes)) => {
                 self.notes.extend(notes.iter().map(told));
+                // An earlier one's, for none of this one's is older.
+                if (1..self.began).contains(&number(&mark)) {
+                    self.store.set_interruption(number(&mark), self.began);
+                }
+                self.find(running);
                 self.highest = self.highest.max(mark.eid);
                 let readers = history.readers();
                 self.history = Some(history);
@@ -176,6 +223,30 @@ impl Work {
                 None
             }
         }
+    }
+
+    /// Hands on what the file has of running rows, but for those that are of this recorder.
+    fn find(&mut self, running: Vec<RunningRows>) {
+        let before = std::mem::take(&mut self.running);
+        let mut found = Found::default();
+        for RunningRows { table, columns, rows } in running {
+            let own = before.get(table);
+            let keys = self.running.entry(table).or_default();
+            let place = tables::find(table).map_or(0, Table::key);
+            for (boot, row) in rows {
+                let Some(key) = key(&row.values, place) else { continue };
+                keys.insert(key);
+                if own.is_none_or(|own| !own.contains(&key)) {
+                    found.add(table, &columns, &row, !boot.is_empty() && boot == self.boot);
+                }
+            }
+        }
+        self.store.update(|state| {
+            state.all_new();
+            if !found.is_empty() {
+                state.found.get_or_insert(found);
+            }
+        });
     }
 
     /// Tells what came of opening.
@@ -225,24 +296,31 @@ impl Work {
     }
 
     fn store_and_tidy(&mut self) -> Result<(), HistoryError> {
-        let waiting = self.store.finished();
+        let (finished, (begun, changed), lives) =
+            self.store.read(|state| (state.finished(), state.running(), !state.live_agents.is_empty()));
+        let waiting = finished + begun;
+        // In trouble, only what is stored shows that it is over.
+        if waiting > 0 && self.trouble.is_none() && waiting < MANY && self.flushed.elapsed() < FLUSH {
+            return Ok(());
+        }
+        let refresh = self.refreshed.elapsed() > REFRESH;
+        if waiting > 0 || changed > 0 && refresh || lives && self.committed.elapsed() > BEAT {
+            self.flush(refresh)?;
+        }
         if waiting > 0 {
-            // In trouble, only what is stored shows that it is over.
-            if self.trouble.is_none() && waiting < MANY && self.flushed.elapsed() < FLUSH {
-                return Ok(());
-            }
-            self.flush()?;
             self.stored = Instant::now();
+            self.unmoved = true;
         }
         self.flushed = Instant::now();
         let (idle, retention) = (self.stored.elapsed() > IDLE, self.settings.retention);
         let Some(history) = &mut self.history else { return Ok(()) };
         let log = history.log_bytes();
-        if log > LOG_LIMIT || idle && log > 0 {
+        if log > LOG_LIMIT || idle && self.unmoved && log > 0 {
             history.checkpoint()?;
+            self.unmoved = false;
         }
         if self.tidied.is_none_or(|at| at.elapsed() > TIDY) && self.store.finished() < MANY {
-            let pruned = history.prune(&retention, now())?;
+            let pruned = history.prune(&retention, unix_ns().div_euclid(1_000_000_000))?;
             if pruned.rows > 0 {
                 tracing::debug!(rows = pruned.rows, "left the history");
             }
@@ -254,28 +332,56 @@ impl Work {
         Ok(())
     }
 
-    /// Stores finished rows in one transaction, and takes them out of memory after it.
-    fn flush(&mut self) -> Result<(), HistoryError> {
-        let Some(history) = &mut self.history else { return Ok(()) };
+    /// What is to be stored; nothing while it is open what becomes of the rows that an earlier recorder left.
+    fn moment(&self, changed: bool) -> Option<Moment> {
+        self.store.update(|state: &mut State| {
+            if state.found.is_some() {
+                return None;
+            }
+            let highest = state.highest_live_eid();
+            let finished = tables::all().into_iter().filter_map(|table| Some((table, table.finished(state, BATCH)?)));
+            let finished = finished.filter(|(_, batch)| !batch.is_empty()).collect();
+            let running = tables::all().into_iter().map(|table| (table, table.running(state, changed)));
+            let running = running.filter(|(_, rows)| !rows.is_empty()).collect();
+            Some(Moment { finished, running, highest })
+        })
+    }
+
+    /// Stores one moment in one transaction, and takes what has finished out of memory after it. False when it is not
+    /// the time for it.
+    fn flush(&mut self, changed: bool) -> Result<bool, HistoryError> {
+        let Some(history) = &self.history else { return Ok(false) };
         let mark = history.mark()?;
         if let Some((batches, _)) = self.doubtful.take_if(|(_, number)| *number == mark.data) {
             forget(&self.store, &batches);
         }
-        let (store, mut highest) = (&self.store, self.highest.max(self.store.highest_live_eid()));
-        let batches: Vec<Pending> = tables::all()
-            .into_iter()
-            .filter_map(|table| Some((table, table.finished(store, BATCH)?)))
-            .filter(|(_, batch)| !batch.is_empty())
-            .collect();
-        if batches.is_empty() {
-            return Ok(());
+        let Some(moment) = self.moment(changed) else { return Ok(false) };
+        // The time, and new in any case: it tells whether a commit that failed was durable.
+        let number = unix_ns().max(number(&mark) + 1).to_le_bytes().to_vec();
+        if let Err(error) = self.write(&moment, Mark { data: number.clone(), ..mark }) {
+            // Which of the running rows the file has is open now.
+            self.store.update(State::all_new);
+            self.doubtful = Some((moment.finished, number));
+            return Err(error);
         }
-        let before = mark.data.as_slice().try_into().map_or(0, u64::from_le_bytes);
-        let number = before.wrapping_add(1).to_le_bytes().to_vec();
+        self.doubtful = None;
+        forget(&self.store, &moment.finished);
+        self.committed = Instant::now();
+        if changed {
+            self.refreshed = self.committed;
+        }
+        Ok(true)
+    }
+
+    fn write(&mut self, moment: &Moment, mark: Mark) -> Result<(), HistoryError> {
+        let Some(history) = &mut self.history else { return Ok(()) };
+        let mut highest = self.highest.max(moment.highest);
+        let mut ended: HashMap<&str, Vec<i64>> = HashMap::new();
         let mut flush = history.flush()?;
-        for (table, batch) in &batches {
+        for (table, batch) in &moment.finished {
             let columns = table.columns();
             let has_eid = columns.get(table.key()).is_some_and(|column| column.name == "eid");
+            let (place, of) = table.ends().unwrap_or_default();
             each_chunk(*table, batch, |rows, keys| {
                 if has_eid {
                     highest = highest.max(keys.iter().copied().max().unwrap_or(0));
@@ -283,19 +389,45 @@ impl Work {
                     // An instance that was thought to have ended may have come back.
                     flush.remove(table.info().name, keys)?;
                 }
+                if let Some(running) = self.running.get(of) {
+                    let keys = rows.iter().filter_map(|(row, _)| key(row, place));
+                    ended.entry(of).or_default().extend(keys.filter(|key| running.contains(key)));
+                }
                 flush.append(table.info().name, &mut rows.iter().map(|(row, owner)| (&row[..], *owner)))
             })?;
         }
-        let committed = flush.commit(&Mark { eid: highest, data: number.clone(), ..mark });
-        if let Err(error) = committed {
-            self.doubtful = Some((batches, number));
-            return Err(error);
+        for (table, keys) in &ended {
+            flush.end(table, keys)?;
         }
-        self.doubtful = None;
-        forget(store, &batches);
+        for (table, rows) in &moment.running {
+            let (name, place) = (table.info().name, table.key());
+            let keys: Vec<_> = rows.iter().filter_map(|row| key(&row.values, place)).collect();
+            let running = self.running.entry(name).or_default();
+            let before: Vec<_> = keys.iter().copied().filter(|key| running.contains(key)).collect();
+            flush.end(name, &before)?;
+            flush.begin(name, &self.boot, rows)?;
+            running.extend(keys);
+        }
+        flush.commit(&Mark { eid: highest, ..mark })?;
+        for (table, keys) in ended {
+            if let Some(running) = self.running.get_mut(table) {
+                for key in keys {
+                    running.remove(&key);
+                }
+            }
+        }
         self.highest = highest;
         Ok(())
     }
+}
+
+/// The number of the last flush, which is when it was.
+fn number(mark: &Mark) -> i64 {
+    mark.data.as_slice().try_into().map_or(0, i64::from_le_bytes)
+}
+
+fn key(row: &[Value], place: usize) -> Option<i64> {
+    if let Some(Value::Integer(key)) = row.get(place) { Some(*key) } else { None }
 }
 
 fn forget(store: &Store, batches: &[Pending]) {
@@ -344,9 +476,4 @@ fn told(note: &OpenNote) -> String {
             path.display()
         ),
     }
-}
-
-fn now() -> i64 {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX)
 }

@@ -13,6 +13,8 @@ pub fn unix_ns() -> i64 {
 #[derive(Debug)]
 pub struct Clock {
     last_eid: i64,
+    /// UNIX time of what is being recorded.
+    now: i64,
     /// UNIX time minus time since boot.
     offset: i64,
 }
@@ -21,12 +23,19 @@ impl Clock {
     /// A clock whose eids are above `floor`.
     #[must_use]
     pub fn new(floor: i64) -> Self {
-        Self { last_eid: floor, offset: 0 }
+        // And above those of a recorder before this one that stored none.
+        let now = unix_ns();
+        Self { last_eid: floor.max(now), now, offset: 0 }
     }
 
     /// Takes the offset anew: a step of the system's clock changes later rows, not those that are there.
     pub fn set(&mut self, unix_ns: i64, boot_ns: u64) {
         self.offset = unix_ns - i64::try_from(boot_ns).unwrap_or(0);
+    }
+
+    /// What is recorded from here on happened then.
+    pub fn at(&mut self, boot_ns: u64) {
+        self.now = self.unix(boot_ns);
     }
 
     /// UNIX time of a time since boot, in nanoseconds.
@@ -35,9 +44,9 @@ impl Clock {
         i64::try_from(boot_ns).unwrap_or(i64::MAX).saturating_add(self.offset)
     }
 
-    /// The next eid: it grows with publication, and is near the time of it.
+    /// The next eid: it grows with publication, and is the event's own time where no other row has that or a later one.
     pub fn next_eid(&mut self) -> i64 {
-        self.last_eid = (self.last_eid + 1).max(unix_ns());
+        self.last_eid = (self.last_eid + 1).max(self.now);
         self.last_eid
     }
 }
@@ -55,9 +64,15 @@ mod tests {
     }
 
     #[test]
-    fn eids_are_near_the_time_of_publication() {
+    fn eids_are_the_times_of_events_in_order() {
         let before = unix_ns();
-        let eid = Clock::new(0).next_eid();
-        assert!(eid >= before && eid <= unix_ns());
+        let mut clock = Clock::new(0);
+        let first = clock.next_eid();
+        assert!(first > before && first <= unix_ns() + 1);
+        clock.set(before + 10_000_000_000, 500);
+        clock.at(700);
+        assert_eq!(clock.next_eid(), before + 10_000_000_200);
+        clock.at(600);
+        assert_eq!(clock.next_eid(), before + 10_000_000_201);
     }
 }

@@ -112,21 +112,37 @@ impl Connections {
         true
     }
 
-    /// A connection or a listening socket that was there before recording began.
-    pub(super) fn adopt(&mut self, step: &Connection, inbound: bool, mut context: Context<'_>) -> bool {
+    /// A connection or a listening socket that was there before recording began, perhaps with the row that an earlier
+    /// recorder had of it.
+    pub(super) fn adopt(
+        &mut self,
+        step: &Connection,
+        before: Option<ConnectionRow>,
+        inbound: bool,
+        mut context: Context<'_>,
+    ) -> bool {
         let Some(state) = step.state else { return false };
-        let mut row = begin(step, &mut context);
-        row.fd = Some(step.fd.into());
+        let mut row = before.unwrap_or_else(|| {
+            let mut row = begin(step, &mut context);
+            row.fd = Some(step.fd.into());
+            if state == TcpState::Listen {
+                row.direction = "listen";
+                row.remote_address = None;
+                row.remote_port = None;
+            } else if inbound {
+                row.direction = "inbound";
+            }
+            row
+        });
         row.state = state_name(state);
-        if state == TcpState::Listen {
-            row.direction = "listen";
-            row.remote_address = None;
-            row.remote_port = None;
-        } else if inbound {
-            row.direction = "inbound";
-        }
+        set_local(&mut row, step);
         self.keep(step, row, true, &context);
         true
+    }
+
+    /// Whether a connection of that inode lives.
+    pub(super) fn has_socket(&self, socket: i64) -> bool {
+        self.live.values().any(|live| live.row.socket == Some(socket))
     }
 
     fn keep(&mut self, step: &Connection, row: ConnectionRow, returned: bool, context: &Context<'_>) {
@@ -138,7 +154,7 @@ impl Connections {
     fn finish(&mut self, socket_id: u64, store: &Store) {
         if let Some(live) = self.live.remove(&socket_id) {
             store.update(|state| {
-                state.live_connections.remove(&live.row.eid);
+                state.live_connections.remove(live.row.eid);
                 state.connections.push(live.row);
             });
         }

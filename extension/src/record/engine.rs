@@ -28,6 +28,7 @@ use crate::record::inspect;
 use crate::value::Text;
 
 mod adopt;
+mod again;
 
 /// A process of an instance.
 #[derive(Debug, Clone)]
@@ -139,10 +140,14 @@ impl Engine {
     /// Takes a batch, in order. `boot_ns` is the present.
     pub fn take(&mut self, events: &mut Vec<Event>, boot_ns: u64, collector: &mut dyn Collector) {
         self.clock.set(unix_ns(), boot_ns);
+        if let Some(found) = self.store.take_found() {
+            self.close_found(found, boot_ns);
+        }
         let read_until = events.last().map_or(boot_ns, |event| event.boot_ns);
         for event in events.drain(..) {
             self.take_one(&event, collector);
         }
+        self.clock.at(boot_ns);
         // After the batch: `env` that is no agent may already have become one.
         for mark in std::mem::take(&mut self.unclaimed) {
             if !self.marks.contains_key(&mark) {
@@ -155,6 +160,7 @@ impl Engine {
     }
 
     fn take_one(&mut self, event: &Event, collector: &mut dyn Collector) {
+        self.clock.at(event.boot_ns);
         self.find_place(event, collector);
         match &event.kind {
             EventKind::Exec(exec) => self.exec(event, exec, collector),
@@ -211,7 +217,7 @@ impl Engine {
         let (pid, ns_pid) = (i64::from(fork.child.pid), i64::from(fork.ns_pid));
         let parent_pid = i64::from(event.process.pid);
         self.store.update(|state| {
-            let above = state.live_processes.get(&parent.eid).cloned().unwrap_or_default();
+            let above = state.live_processes.get(parent.eid).cloned().unwrap_or_default();
             let row = ProcessRow {
                 eid,
                 time_ns,
@@ -223,6 +229,7 @@ impl Engine {
                 state: "running",
                 how: "fork",
                 ns_pid: Some(ns_pid),
+                start_ns: fork.child.start_ns,
                 ..above
             };
             state.live_processes.insert(eid, row);
@@ -311,7 +318,7 @@ impl Engine {
             instance.row.agent_id
         });
         self.store.update(|state| {
-            if let Some(mut row) = state.live_processes.remove(&process.eid) {
+            if let Some(mut row) = state.live_processes.remove(process.eid) {
                 end_program(&mut row, time_ns, "replaced");
                 state.processes.push(row);
             }
@@ -395,8 +402,8 @@ impl Engine {
             read_ns: 0,
         };
         let above = self.processes.get(&exec.parent).map(|parent| parent.eid);
-        let depth = above
-            .and_then(|above| self.store.update(|state| state.live_processes.get(&above).map(|row| row.depth + 1)));
+        let depth =
+            above.and_then(|above| self.store.update(|state| state.live_processes.get(above).map(|row| row.depth + 1)));
         let row = ProcessRow {
             parent_eid: above,
             depth: depth.unwrap_or(0),
@@ -440,6 +447,7 @@ impl Engine {
             container_id: self.containers.of(exec.cgroup_id, event.process.pid),
             ns_pid: Some(exec.ns_pid.into()),
             truncated: exec.truncated,
+            start_ns: event.process.start_ns,
             ..ProcessRow::default()
         }
     }
@@ -449,7 +457,7 @@ impl Engine {
     fn program(&mut self, event: &Event, exec: &Exec, process: &Process, main: bool) {
         let Some(mut instance) = self.instances.remove(&process.instance) else { return };
         let time_ns = self.clock.unix(event.boot_ns);
-        let before = self.store.update(|state| state.live_processes.remove(&process.eid)).unwrap_or_default();
+        let before = self.store.update(|state| state.live_processes.remove(process.eid)).unwrap_or_default();
         let first = before.how == "fork" || event.boot_ns <= process.read_ns;
         let eid = if first { process.eid } else { self.clock.next_eid() };
         let mut row = self.program_row(event, exec, eid, &instance);
@@ -514,7 +522,7 @@ impl Engine {
     fn end(&mut self, process: &Process, time_ns: i64, exit: Option<Exit>, collector: &mut dyn Collector) {
         let exit_code = exit.filter(|exit| exit.signal == 0).map(|exit| exit.code.into());
         self.store.update(|state| {
-            if let Some(mut row) = state.live_processes.remove(&process.eid) {
+            if let Some(mut row) = state.live_processes.remove(process.eid) {
                 end_program(&mut row, time_ns, "exited");
                 row.exit_code = exit_code;
                 row.signal = exit.map(|exit| exit.signal.into());
@@ -556,7 +564,7 @@ impl Engine {
             instance.row.end_time.get_or_insert(instance.row.time_ns / 1_000_000_000);
             self.files.instance_ended(instance.row.agent_id, boot_ns);
             store.update(|state| {
-                state.live_agents.remove(&instance.key);
+                state.live_agents.remove(instance.key);
                 state.agents.push(instance.row.clone());
             });
             false

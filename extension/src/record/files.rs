@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::Store;
 use super::clock::Clock;
 use super::engine::Context;
-use super::rows::{FileOpRow, OpenFileRow};
+use super::rows::{AgentRow, FileOpRow, OpenFileRow};
 use crate::enrich::noise::is_noise;
 use crate::enrich::project;
 use crate::enrich::resolve::{Source, resolve};
@@ -46,7 +46,7 @@ impl Files {
         describe(&mut row, open, &context);
         context.store.update(|state| {
             if open.tracked {
-                state.open_files.insert(row.eid, (open.open_id, live(&row, open.fd)));
+                state.open_files.insert(row.eid, live(&row, open));
             }
             state.file_ops.push(row.clone());
         });
@@ -56,14 +56,19 @@ impl Files {
         true
     }
 
-    /// A file that was open before recording began: its opening is no row, its end will be. False when it is noise.
-    pub(super) fn adopt(&mut self, open: &Open, mut context: Context<'_>) -> bool {
+    /// A file that was open before recording began: its opening is no row, but perhaps one of an earlier recorder; its end
+    /// will be. False when it is noise.
+    pub(super) fn adopt(&mut self, open: &Open, before: Option<OpenFileRow>, mut context: Context<'_>) -> bool {
         if !open.tracked || (open.how == OpenMode::Read && is_noise(&open.path)) {
             return false;
         }
         let mut row = begin(operation(open.how), &mut context);
         describe(&mut row, open, &context);
-        context.store.update(|state| state.open_files.insert(row.eid, (open.open_id, live(&row, open.fd))));
+        if let Some(before) = before {
+            let OpenFileRow { eid, time_ns, process_eid, name, operation, .. } = before;
+            row = FileOpRow { eid, time_ns, process_eid, name, operation, ..row };
+        }
+        context.store.update(|state| state.open_files.insert(row.eid, live(&row, open)));
         self.open.insert(open.open_id, row);
         self.adopted.insert(open.open_id);
         true
@@ -197,9 +202,38 @@ fn end(
         ..opened
     };
     store.update(|state| {
-        state.open_files.remove(&open_eid);
+        state.open_files.remove(open_eid);
         state.file_ops.push(row);
     });
+}
+
+/// The row of the end of an open that an earlier recorder knew and that is not there any more. Whose end and when is not
+/// known: `time_ns` is when it was missed.
+pub(super) fn end_unknown(
+    opened: &OpenFileRow,
+    agent: Option<&AgentRow>,
+    time_ns: i64,
+    clock: &mut Clock,
+) -> FileOpRow {
+    let home = agent.and_then(|agent| agent.project.as_ref().or(agent.cwd.as_ref()));
+    FileOpRow {
+        eid: clock.next_eid(),
+        time_ns,
+        agent: opened.agent.clone(),
+        agent_id: opened.agent_id,
+        pid: opened.pid,
+        process_eid: opened.process_eid,
+        name: opened.name.clone(),
+        operation: "close",
+        path: opened.path.clone(),
+        path_source: "kernel",
+        in_project: home.map(|home| project::contains(home, &opened.path)),
+        uid: opened.uid,
+        open_eid: Some(opened.eid),
+        close_source: Some("unknown"),
+        container_id: agent.and_then(|agent| agent.container_id.clone()),
+        ..FileOpRow::default()
+    }
 }
 
 fn operation(how: OpenMode) -> &'static str {
@@ -221,7 +255,7 @@ fn describe(row: &mut FileOpRow, open: &Open, context: &Context<'_>) {
 }
 
 /// The open file that an open leaves.
-fn live(row: &FileOpRow, fd: i32) -> OpenFileRow {
+fn live(row: &FileOpRow, open: &Open) -> OpenFileRow {
     OpenFileRow {
         eid: row.eid,
         time_ns: row.time_ns,
@@ -230,12 +264,13 @@ fn live(row: &FileOpRow, fd: i32) -> OpenFileRow {
         pid: row.pid,
         process_eid: row.process_eid,
         name: row.name.clone(),
-        fd: fd.into(),
+        fd: open.fd.into(),
         operation: row.operation,
         path: row.path.clone(),
         bytes_read: None,
         bytes_written: None,
         uid: row.uid,
+        open_id: open.open_id,
     }
 }
 

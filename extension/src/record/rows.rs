@@ -78,6 +78,8 @@ pub struct ProcessRow {
     pub container_id: Option<Text>,
     pub ns_pid: Option<i64>,
     pub truncated: bool,
+    /// Start of the process, nanoseconds since boot; no column, but with the pid which process it is.
+    pub start_ns: u64,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -149,6 +151,8 @@ pub struct OpenFileRow {
     pub bytes_written: Option<i64>,
     /// Who opened it; no column, but whose row it is.
     pub uid: Option<i64>,
+    /// The collector's id of the open; no column.
+    pub open_id: u64,
 }
 
 #[derive(Debug, Clone, Default)]

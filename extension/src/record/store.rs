@@ -3,11 +3,13 @@
 //! One writer, the recording thread; any number of readers. Locks are held to copy references, never while a row is
 //! matched or sent.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
+use super::found::Found;
+use super::live::Live;
 use super::log::{Log, Snapshot};
 use super::rows::{AgentRow, CollectorRow, ConnectionRow, FileOpRow, OpenFileRow, ProcessRow, SignatureRow};
 use crate::history::Readers;
@@ -36,46 +38,82 @@ pub struct State {
     /// Instances that ended.
     pub agents: Log<AgentRow>,
     /// Instances that live.
-    pub live_agents: BTreeMap<i64, AgentRow>,
+    pub live_agents: Live<AgentRow>,
     /// Programs that ended.
     pub processes: Log<ProcessRow>,
     /// Programs that run.
-    pub live_processes: BTreeMap<i64, ProcessRow>,
+    pub live_processes: Live<ProcessRow>,
     /// Connections that ended.
     pub connections: Log<ConnectionRow>,
     /// Connections that live.
-    pub live_connections: BTreeMap<i64, ConnectionRow>,
+    pub live_connections: Live<ConnectionRow>,
     /// File operations.
     pub file_ops: Log<FileOpRow>,
-    /// Files that are open, with the collector's id of the open.
-    pub open_files: BTreeMap<i64, (u64, OpenFileRow)>,
+    /// Files that are open.
+    pub open_files: Live<OpenFileRow>,
     /// The signatures that were read.
     pub signatures: Vec<SignatureRow>,
     /// What is wrong with the recorder's settings.
     pub faults: Vec<String>,
     /// Ended instances whose first moments were not seen whole, the last ones that are in memory no more.
     pub gaps: VecDeque<AgentRow>,
+    /// What an earlier recorder left running, until the recording thread has gone on with it or closed it. Nothing is
+    /// stored before that.
+    pub found: Option<Found>,
 }
 
 impl Default for State {
     fn default() -> Self {
         Self {
             agents: Log::new(AGENTS),
-            live_agents: BTreeMap::new(),
+            live_agents: Live::default(),
             processes: Log::new(PROCESSES),
-            live_processes: BTreeMap::new(),
+            live_processes: Live::default(),
             connections: Log::new(CONNECTIONS),
-            live_connections: BTreeMap::new(),
+            live_connections: Live::default(),
             file_ops: Log::new(FILE_OPS),
-            open_files: BTreeMap::new(),
+            open_files: Live::default(),
             signatures: Vec::new(),
             faults: Vec::new(),
             gaps: VecDeque::new(),
+            found: None,
         }
     }
 }
 
 impl State {
+    /// The highest eid of a row that can still change; 0 without one.
+    #[must_use]
+    pub fn highest_live_eid(&self) -> i64 {
+        self.live_processes.highest().max(self.live_connections.highest()).max(self.open_files.highest())
+    }
+
+    /// Finished rows.
+    #[must_use]
+    pub fn finished(&self) -> usize {
+        self.agents.len() + self.processes.len() + self.connections.len() + self.file_ops.len()
+    }
+
+    /// How many rows began, and how many only changed, since they were taken for the history.
+    #[must_use]
+    pub fn running(&self) -> (usize, usize) {
+        let each = [
+            self.live_agents.waiting(),
+            self.live_processes.waiting(),
+            self.live_connections.waiting(),
+            self.open_files.waiting(),
+        ];
+        each.into_iter().fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
+    }
+
+    /// Which running rows the history has is not known, or it has other ones.
+    pub fn all_new(&mut self) {
+        self.live_agents.all_new();
+        self.live_processes.all_new();
+        self.live_connections.all_new();
+        self.open_files.all_new();
+    }
+
     /// Forgets instances that are kept elsewhere now.
     pub fn forget_agents(&mut self, kept: &Range<u64>) {
         let before = self.agents.snapshot();
@@ -106,6 +144,8 @@ struct Past {
     fault: Option<String>,
     /// What happened to it.
     notes: Vec<String>,
+    /// When an earlier recorder was last heard of, and when this one began, in UNIX nanoseconds.
+    interruption: Option<(i64, i64)>,
 }
 
 impl Store {
@@ -163,23 +203,21 @@ impl Store {
         self.past.write().unwrap_or_else(PoisonError::into_inner).notes.push(note);
     }
 
+    /// Says between which moments, in UNIX nanoseconds, an earlier recorder ended and this one began.
+    pub fn set_interruption(&self, ended: i64, began: i64) {
+        self.past.write().unwrap_or_else(PoisonError::into_inner).interruption = Some((ended, began));
+    }
+
+    /// Takes what an earlier recorder left running, to go on with it or to close it.
+    pub fn take_found(&self) -> Option<Found> {
+        let found = self.read(|state| state.found.is_some());
+        found.then(|| self.update(|state| state.found.take())).flatten()
+    }
+
     /// Finished rows in memory.
     #[must_use]
     pub fn finished(&self) -> usize {
-        self.read(|state| state.agents.len() + state.processes.len() + state.connections.len() + state.file_ops.len())
-    }
-
-    /// The highest eid of a row that can still change; 0 without one.
-    #[must_use]
-    pub fn highest_live_eid(&self) -> i64 {
-        self.read(|state| {
-            let last = [
-                state.live_processes.keys().next_back(),
-                state.live_connections.keys().next_back(),
-                state.open_files.keys().next_back(),
-            ];
-            last.into_iter().flatten().copied().max().unwrap_or(0)
-        })
+        self.read(State::finished)
     }
 
     /// Looks at the rows, for a moment.
@@ -216,8 +254,8 @@ impl Store {
     pub fn open_files(&self) -> Snapshot<OpenFileRow> {
         let rows: Vec<_> = self.read(|state| state.open_files.values().cloned().collect());
         let bytes = self.probe.get().map(|probe| probe.open_bytes()).unwrap_or_default();
-        let with_bytes = |(open_id, mut row): (u64, OpenFileRow)| {
-            if let Some((read, written)) = bytes.get(&open_id) {
+        let with_bytes = |mut row: OpenFileRow| {
+            if let Some((read, written)) = bytes.get(&row.open_id) {
                 row.bytes_read = i64::try_from(*read).ok();
                 row.bytes_written = i64::try_from(*written).ok();
             }
@@ -265,15 +303,24 @@ impl Store {
         };
         let faults = self.read(|state| state.faults.clone());
         let faults = faults.into_iter().filter_map(|fault| remark("config", fault, None));
-        let past: Vec<_> = {
+        let (past, interruption) = {
             let past = self.past.read().unwrap_or_else(PoisonError::into_inner);
-            past.notes.iter().chain(&past.fault).cloned().collect()
+            (past.notes.iter().chain(&past.fault).cloned().collect::<Vec<_>>(), past.interruption)
         };
+        let interruption = interruption.and_then(|(ended, began)| {
+            let [ended, began] = [ended, began].map(|time_ns| time_ns.div_euclid(1_000_000_000));
+            let message = format!(
+                "recording ended after {ended} and began again at {began} (UNIX seconds): what agents did between, but for \
+                 what still ran then, was not seen"
+            );
+            remark("gap", message, None)
+        });
         let past = past.into_iter().filter_map(|message| remark("history", message, None));
         let (gone, here) = self.read(|state| {
             (state.gaps.clone(), state.agents.snapshot().and(state.live_agents.values().cloned().collect()))
         });
-        let remarks = gone.iter().chain(here.iter()).filter_map(gap).chain(faults).chain(past).collect();
+        let remarks =
+            gone.iter().chain(here.iter()).filter_map(gap).chain(interruption).chain(faults).chain(past).collect();
         Snapshot::of(rows).and(remarks)
     }
 }

@@ -25,6 +25,7 @@ pub(super) static TABLE: Declaration<CollectorRow> = Declaration {
     ended: |_| None,
     owner: |row| row.uid.map_or(Owner::Anyone, Owner::User),
     finished: None,
+    running: None,
     fields: &[
         text("collector", "What records: ebpf", |row| (&row.collector).into()),
         text("mode", "How it records", |row| (&row.mode).into()),

@@ -1,6 +1,6 @@
 //! Connections of agents.
 
-use super::{Declaration, Example, Finished, Info, bigint, integer, max_rows, seconds, text, unknown};
+use super::{Declaration, Example, Finished, Info, Running, bigint, integer, max_rows, seconds, text, unknown};
 use crate::record::Store;
 use crate::record::rows::ConnectionRow;
 
@@ -17,14 +17,19 @@ pub(super) static TABLE: Declaration<ConnectionRow> = Declaration {
             },
             Example {
                 question: "Which connections are open now, and of which command?",
-                sql: "SELECT c.agent, c.remote_address, c.remote_port, p.cmdline FROM agent_connections c JOIN agent_processes p ON p.eid = c.process_eid WHERE c.end_time IS NULL",
+                sql: "SELECT c.agent, c.remote_address, c.remote_port, p.cmdline FROM agent_connections c JOIN agent_processes p ON p.eid = c.process_eid WHERE c.end_time IS NULL AND c.state <> 'unknown'",
             },
         ],
     },
     rows: Store::connections,
-    ended: |row| row.end_time,
+    ended: |row| row.end_time.or_else(|| (row.state == "unknown").then(|| seconds(row.time_ns))),
     owner: |row| row.uid.into(),
-    finished: Some(Finished { log: |state| &state.connections, forget: |state, kept| state.connections.forget(kept) }),
+    finished: Some(Finished {
+        log: |state| &state.connections,
+        forget: |state, kept| state.connections.forget(kept),
+        ends: ("eid", "agent_connections"),
+    }),
+    running: Some(Running { live: |state| &mut state.live_connections, start_ns: |_| None }),
     fields: &[
         bigint(
             "eid",
@@ -63,16 +68,20 @@ pub(super) static TABLE: Declaration<ConnectionRow> = Declaration {
             "1 when the signature expects this peer, 0 when not, NULL without a name to judge by",
             unknown,
         ),
-        text("state", "connecting, established, closing, close_wait, time_wait, closed, listening or failed", |row| {
-            row.state.into()
-        }),
+        text(
+            "state",
+            "connecting, established, closing, close_wait, time_wait, closed, listening, failed, or unknown: it was open when recording ended, and was not found when it began again",
+            |row| row.state.into(),
+        ),
         text("error", "Why it failed or broke", |row| (&row.error).into()),
         bigint(
             "start_time",
             "Start, or when it was found if it was there before recording began, UNIX seconds",
             |row| row.start_time.into(),
         ),
-        bigint("end_time", "End, UNIX seconds; NULL while it is open", |row| row.end_time.into()),
+        bigint("end_time", "End, UNIX seconds; NULL while it is open, and with state = unknown", |row| {
+            row.end_time.into()
+        }),
         bigint("bytes_sent", "Bytes sent", unknown),
         bigint("bytes_received", "Bytes received", unknown),
         text("net_namespace", "Inode of the network namespace", |row| (&row.net_namespace).into()),

@@ -28,7 +28,12 @@ pub(super) static TABLE: Declaration<FileOpRow> = Declaration {
     rows: Store::file_ops,
     ended: |row| Some(seconds(row.time_ns)),
     owner: |row| row.uid.into(),
-    finished: Some(Finished { log: |state| &state.file_ops, forget: |state, kept| state.file_ops.forget(kept) }),
+    finished: Some(Finished {
+        log: |state| &state.file_ops,
+        forget: |state, kept| state.file_ops.forget(kept),
+        ends: ("open_eid", "agent_open_files"),
+    }),
+    running: None,
     fields: &[
         bigint(
             "eid",
@@ -64,10 +69,22 @@ pub(super) static TABLE: Declaration<FileOpRow> = Declaration {
         integer("in_project", "1 when it is below the agent's project", |row| row.in_project.into()),
         bigint("uid", "User id", |row| row.uid.into()),
         bigint("open_eid", "Row of this table that opened what is closed", |row| row.open_eid.into()),
-        bigint("bytes_read", "Bytes read, in a close", |row| row.bytes_read.into()),
-        bigint("bytes_written", "Bytes written, in a close", |row| row.bytes_written.into()),
+        bigint(
+            "bytes_read",
+            "Bytes read, in a close; of a file that was open when recording began, since then",
+            |row| row.bytes_read.into(),
+        ),
+        bigint(
+            "bytes_written",
+            "Bytes written, in a close; of a file that was open when recording began, since then",
+            |row| row.bytes_written.into(),
+        ),
         integer("mmap_write", "1 when it was mapped for shared writing: bytes written so are not counted", unknown),
-        text("close_source", "seen at the close, or inferred after it", |row| row.close_source.into()),
+        text(
+            "close_source",
+            "seen at the close, inferred after it, or unknown: it was open when recording ended, and was not found when it began again, which is the time of the row",
+            |row| row.close_source.into(),
+        ),
         text("tool_call_id", "Tool call of the agent that led to it", unknown),
         text("container_id", "Container in which it runs", |row| (&row.container_id).into()),
         integer("truncated", "1 when a text of this row was cut off", |row| row.truncated.into()),

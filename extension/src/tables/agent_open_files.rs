@@ -1,6 +1,6 @@
 //! Files that agents have open.
 
-use super::{Declaration, Example, Info, bigint, max_rows, seconds, text};
+use super::{Declaration, Example, Info, Running, bigint, max_rows, seconds, text};
 use crate::record::Store;
 use crate::record::rows::OpenFileRow;
 
@@ -19,6 +19,7 @@ pub(super) static TABLE: Declaration<OpenFileRow> = Declaration {
     ended: |_| None,
     owner: |row| row.uid.into(),
     finished: None,
+    running: Some(Running { live: |state| &mut state.open_files, start_ns: |_| None }),
     fields: &[
         bigint(
             "eid",

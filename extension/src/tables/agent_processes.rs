@@ -1,6 +1,6 @@
 //! Programs run by agents.
 
-use super::{Declaration, Example, Finished, Info, bigint, integer, max_rows, seconds, text, unknown};
+use super::{Declaration, Example, Finished, Info, Running, bigint, integer, max_rows, seconds, text, unknown};
 use crate::record::Store;
 use crate::record::rows::ProcessRow;
 
@@ -26,9 +26,14 @@ pub(super) static TABLE: Declaration<ProcessRow> = Declaration {
         ],
     },
     rows: Store::processes,
-    ended: |row| row.end_time,
+    ended: |row| row.end_time.or_else(|| (row.state == "unknown").then(|| seconds(row.time_ns))),
     owner: |row| row.uid.into(),
-    finished: Some(Finished { log: |state| &state.processes, forget: |state, kept| state.processes.forget(kept) }),
+    finished: Some(Finished {
+        log: |state| &state.processes,
+        forget: |state, kept| state.processes.forget(kept),
+        ends: ("eid", "agent_processes"),
+    }),
+    running: Some(Running { live: |state| &mut state.live_processes, start_ns: |row| Some(row.start_ns) }),
     fields: &[
         bigint(
             "eid",
@@ -53,7 +58,9 @@ pub(super) static TABLE: Declaration<ProcessRow> = Declaration {
         text("username", "User name", |row| (&row.username).into()),
         text("tty", "Controlling terminal", |row| (&row.tty).into()),
         bigint("start_time", "Start, UNIX seconds", |row| row.start_time.into()),
-        bigint("end_time", "End, UNIX seconds; NULL while it runs", |row| row.end_time.into()),
+        bigint("end_time", "End, UNIX seconds; NULL while it runs, and with state = unknown", |row| {
+            row.end_time.into()
+        }),
         bigint("duration_ms", "Milliseconds from start to end", |row| row.duration_ms.into()),
         integer(
             "exit_code",
@@ -61,7 +68,11 @@ pub(super) static TABLE: Declaration<ProcessRow> = Declaration {
             |row| row.exit_code.into(),
         ),
         integer("signal", "Signal that killed it", |row| row.signal.into()),
-        text("state", "running, exited or replaced", |row| row.state.into()),
+        text(
+            "state",
+            "running, exited, replaced, or unknown: it ran when recording ended, and no more when it began again",
+            |row| row.state.into(),
+        ),
         text("how", "exec, fork, or adopted: its beginning was not seen", |row| row.how.into()),
         text("tool_call_id", "Tool call of the agent that led to it", unknown),
         text("container_id", "Container in which it runs", |row| (&row.container_id).into()),

@@ -25,6 +25,7 @@ pub(super) static TABLE: Declaration<SignatureRow> = Declaration {
     ended: |_| None,
     owner: |_| Owner::Anyone,
     finished: None,
+    running: None,
     fields: &[
         text("agent", "Agent, by the name of its signature", |row| (&row.agent).into()),
         text("display_name", "Name for people", |row| (&row.display_name).into()),

@@ -1,6 +1,8 @@
 //! Instances of agents.
 
-use super::{Declaration, Example, Finished, Info, Owner, bigint, double, integer, max_rows, seconds, text, unknown};
+use super::{
+    Declaration, Example, Finished, Info, Owner, Running, bigint, double, integer, max_rows, seconds, text, unknown,
+};
 use crate::record::rows::AgentRow;
 use crate::record::{State, Store};
 
@@ -13,7 +15,7 @@ pub(super) static TABLE: Declaration<AgentRow> = Declaration {
         examples: &[
             Example {
                 question: "Which agents run now, and where?",
-                sql: "SELECT agent, version, username, project, processes FROM ai_agents WHERE end_time IS NULL",
+                sql: "SELECT agent, version, username, project, processes FROM ai_agents WHERE processes > 0",
             },
             Example {
                 question: "Which agents ran in the last seven days?",
@@ -26,9 +28,14 @@ pub(super) static TABLE: Declaration<AgentRow> = Declaration {
         ],
     },
     rows: Store::agents,
-    ended: |row| row.end_time,
+    ended: |row| row.end_time.or_else(|| (row.state.as_deref() == Some("unknown")).then(|| seconds(row.time_ns))),
     owner: |row| Owner::User(row.uid),
-    finished: Some(Finished { log: |state| &state.agents, forget: State::forget_agents }),
+    finished: Some(Finished {
+        log: |state| &state.agents,
+        forget: State::forget_agents,
+        ends: ("agent_id", "ai_agents"),
+    }),
+    running: Some(Running { live: |state| &mut state.live_agents, start_ns: |_| None }),
     fields: &[
         bigint(
             "agent_id",
@@ -59,14 +66,20 @@ pub(super) static TABLE: Declaration<AgentRow> = Declaration {
         text("session_id", "Session as the agent itself names it", unknown),
         text("model", "Model that the agent says it uses", unknown),
         text("permission_mode", "What the agent may do without asking, as it says", unknown),
-        text("state", "working, waiting, idle or exited", |row| (&row.state).into()),
+        text(
+            "state",
+            "working, waiting, idle, exited, or unknown: it ran when recording ended, and no more when it began again",
+            |row| (&row.state).into(),
+        ),
         text("state_reason", "Why it is in that state", unknown),
         text("state_source", "What told the state", unknown),
         bigint("state_since", "When it came into that state, UNIX seconds", unknown),
         bigint("confidence", "How sure the recognition is, in percent", |row| row.confidence.into()),
         text("evidence", "What in the process matched the signature", |row| (&row.evidence).into()),
         bigint("start_time", "Start, UNIX seconds", |row| row.start_time.into()),
-        bigint("end_time", "End, UNIX seconds; NULL while it runs", |row| row.end_time.into()),
+        bigint("end_time", "End, UNIX seconds; NULL while it runs, and with state = unknown", |row| {
+            row.end_time.into()
+        }),
         bigint(
             "start_gap_ms",
             "Milliseconds at the start in which file and network calls were not yet recorded",

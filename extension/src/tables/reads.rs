@@ -399,7 +399,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("history.duckdb");
         let settings = history::Settings { path, retention: history::Retention::default() };
-        let (writer, _) = history::Writer::start(settings, Arc::clone(&store)).unwrap();
+        let (writer, _) = history::Writer::start(settings, "boot", Arc::clone(&store)).unwrap();
         let deadline = Instant::now() + Duration::from_secs(20);
         while store.finished() > 0 {
             assert!(Instant::now() < deadline, "not stored");

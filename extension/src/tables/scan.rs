@@ -405,6 +405,7 @@ mod tests {
             ended: |()| None,
             owner: |()| Owner::Anyone,
             finished: None,
+            running: None,
         };
         // No row matches: it is the scan that has to look at the clock, not who takes its rows.
         let constraints = vec![Constraint::new("number", Op::Equal, "1")];

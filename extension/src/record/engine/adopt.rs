@@ -3,7 +3,7 @@
 //! The collector tells of new things before it is asked what is there, so that nothing falls between the two. What it
 //! tells twice is known by its key: the fork of a process that is adopted already adds none, and an exec from before the
 //! moment when the process was read turns its row in place of a second one. A process that ended meanwhile has its end
-//! in the events to come.
+//! in the events to come. What an earlier recorder knew of a process is gone on with (`again`).
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,38 +11,45 @@ use super::{Engine, Exec, Process, gap_ms, name_of};
 use crate::collect::{self, Collector};
 use crate::event::{Event, EventKind, Mark, TcpState};
 use crate::record::clock::unix_ns;
+use crate::record::found::Again;
 use crate::record::rows::ProcessRow;
 
 impl Engine {
     /// Takes in the agents that run, with all below them and all that they have open. Once, before the first event.
     pub fn adopt(&mut self, boot_ns: u64, collector: &mut dyn Collector) {
         self.clock.set(unix_ns(), boot_ns);
+        let mut again = Again::new(self.store.take_found().unwrap_or_default());
         let running = collector.running();
         let parents: HashMap<u32, u32> =
             running.iter().filter_map(|event| Some((event.process.pid, program(event)?.parent))).collect();
-        let is_agent = |event: &&Event| program(event).is_some_and(|exec| self.is_agent(event, exec));
+        // One that was an agent's may be nobody's child by now.
+        let was = |event: &Event| again.processes.contains_key(&event.process);
+        let is_agent = |event: &&Event| was(event) || program(event).is_some_and(|exec| self.is_agent(event, exec));
         let agents: HashSet<u32> = running.iter().filter(is_agent).map(|event| event.process.pid).collect();
         for root in agents.iter().filter(|agent| is_topmost(**agent, &agents, &parents)) {
             if let Some((mark, tree)) = collector.adopt(*root) {
-                self.adopt_tree(mark, tree, collector);
+                self.adopt_tree(mark, tree, &mut again, collector);
             }
         }
         if !self.instances.is_empty() {
-            self.adopt_open(&collector.open_already());
+            self.adopt_open(&collector.open_already(), &mut again);
         }
         self.publish_instances(boot_ns, collector);
+        self.close_left(again, boot_ns);
     }
 
     fn is_agent(&self, event: &Event, exec: &Exec) -> bool {
         self.identify(event.process.pid, exec, None).is_some()
     }
 
-    fn adopt_tree(&mut self, mark: Mark, mut tree: Vec<Event>, collector: &mut dyn Collector) {
+    fn adopt_tree(&mut self, mark: Mark, mut tree: Vec<Event>, again: &mut Again, collector: &mut dyn Collector) {
         // A parent is older than its child.
         tree.sort_by_key(|event| (event.process.start_ns, event.process.pid));
         for event in &tree {
             let known = self.processes.get(&event.process.pid).is_some_and(|process| process.key == event.process);
-            if let Some(exec) = program(event).filter(|_| !known) {
+            if let Some(exec) = program(event).filter(|_| !known)
+                && !self.resume(event, exec, again)
+            {
                 self.adopt_process(event, exec, collector.syscalls_since());
             }
         }
@@ -77,7 +84,7 @@ impl Engine {
         process.read_ns = event.boot_ns;
         let (eid, index) = (process.eid, process.instance);
         self.store.update(|state| {
-            if let Some(row) = state.live_processes.get_mut(&eid) {
+            if let Some(row) = state.live_processes.get_mut(eid) {
                 row.how = "adopted";
                 row.exec_path = None;
                 row.path = row.path.take().filter(|path| !path.is_empty());
@@ -95,7 +102,7 @@ impl Engine {
         let eid = self.clock.next_eid();
         let row = self.program_row(started, exec, eid, &instance);
         self.store.update(|state| {
-            let depth = state.live_processes.get(&parent.eid).map_or(0, |above| above.depth) + 1;
+            let depth = state.live_processes.get(parent.eid).map_or(0, |above| above.depth) + 1;
             state.live_processes.insert(eid, ProcessRow { parent_eid: Some(parent.eid), depth, ..row });
         });
         instance.alive += 1;
@@ -115,7 +122,7 @@ impl Engine {
         self.processes.insert(started.process.pid, process);
     }
 
-    fn adopt_open(&mut self, open: &[Event]) {
+    fn adopt_open(&mut self, open: &[Event], again: &mut Again) {
         let mut ports = Ports::default();
         for event in open {
             if let EventKind::Connection(socket) = &event.kind
@@ -124,13 +131,15 @@ impl Engine {
                 ports.of(socket.net_ns, event.process.pid).insert(socket.local.port());
             }
         }
+        again.know_open(open);
         let discarded = self.discarded;
         for event in open {
             self.with(event, |files, connections, context| match &event.kind {
-                EventKind::Open(open) => files.adopt(open, context),
+                EventKind::Open(open) => files.adopt(open, again.open_file(open), context),
                 EventKind::Connection(socket) => {
                     let ports = ports.of(socket.net_ns, event.process.pid);
-                    connections.adopt(socket, ports.contains(&socket.local.port()), context)
+                    let before = again.connection(socket);
+                    connections.adopt(socket, before, ports.contains(&socket.local.port()), context)
                 }
                 _ => false,
             });

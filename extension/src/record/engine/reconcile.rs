@@ -99,7 +99,7 @@ impl Engine {
         let eid = self.clock.next_eid();
         let time_ns = self.clock.unix(key.start_ns);
         let parent_row =
-            above.as_ref().and_then(|above| self.store.update(|state| state.live_processes.get(&above.eid).cloned()));
+            above.as_ref().and_then(|above| self.store.update(|state| state.live_processes.get(above.eid).cloned()));
         // An exec tells all of it, as that of a fork that was seen.
         let exec = matches!(event.kind, EventKind::Exec(_));
         let program = if exec || standing.is_none() { Program::default() } else { self.machine.program(key.pid) };
@@ -128,6 +128,7 @@ impl Engine {
             state: "running",
             how: if exec { "fork" } else { "adopted" },
             container_id: instance.container_id.clone(),
+            start_ns: key.start_ns,
             ..ProcessRow::default()
         };
         instance.alive += 1;

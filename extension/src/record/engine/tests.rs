@@ -1,5 +1,7 @@
 //! The state machine, fed by hand: which rows a life leaves, and what the collector is told.
 
+mod again;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -22,6 +24,7 @@ struct Told {
     released: Vec<Mark>,
     live: usize,
     running: Vec<Event>,
+    open: Vec<Event>,
 }
 
 struct NoProbe;
@@ -59,6 +62,9 @@ impl Collector for Told {
     }
     fn adopt(&mut self, _: u32) -> Option<(Mark, Vec<Event>)> {
         Some((MARK, self.running.clone()))
+    }
+    fn open_already(&mut self) -> Vec<Event> {
+        self.open.clone()
     }
     fn syscalls_since(&self) -> Option<u64> {
         Some(5_000_000)

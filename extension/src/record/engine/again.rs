@@ -1,0 +1,171 @@
+//! What an earlier recorder left running, gone on with or closed.
+//!
+//! A row goes on when what it is about lives on; all others get an end that is not known. What happened between the two
+//! recorders is in no row.
+
+use std::collections::HashMap;
+
+use super::{Engine, Instance, Process, agent_id};
+use crate::event::{Event, Exec, ProcessKey};
+use crate::record::files::end_unknown;
+use crate::record::found::{Again, Found};
+use crate::record::rows::{AgentRow, ConnectionRow, ProcessRow};
+
+/// The state of what ended while nothing was recorded.
+const UNKNOWN: &str = "unknown";
+
+/// A root process that has ended.
+const NOBODY: ProcessKey = ProcessKey { pid: 0, start_ns: 0 };
+
+impl Engine {
+    /// Goes on with the row of a process that lives on. False when there is none, or it is another agent by now.
+    pub(super) fn resume(&mut self, event: &Event, exec: &Exec, again: &mut Again) -> bool {
+        let Some(before) = again.process(event.process) else { return false };
+        let parent = self.processes.get(&exec.parent).map(|parent| parent.name.clone());
+        let found = self.identify(event.process.pid, exec, parent.as_deref());
+        // A program may rename itself or be renamed, but not both.
+        let same = exec.path.is_empty()
+            || before.path.as_deref() == Some(&exec.path)
+            || before.cmdline.as_deref() == Some(&self.cmdline(exec));
+        let other_agent = found.as_ref().is_some_and(|found| found.signature.name != before.agent);
+        let instance = if !same && other_agent { None } else { self.instance_again(before.agent_id, again) };
+        let Some((index, mut instance)) = instance else {
+            again.gone.processes.push(before);
+            return false;
+        };
+        let is_root = agent_id(&self.boot.id, event.process) == instance.row.agent_id;
+        if is_root {
+            instance.root = event.process;
+        }
+        let row = if same {
+            before
+        } else {
+            let first = before.how == "fork";
+            let eid = if first { before.eid } else { self.clock.next_eid() };
+            let program = self.program_row(event, exec, eid, &instance);
+            let program = ProcessRow { exec_path: None, parent_eid: before.parent_eid, depth: before.depth, ..program };
+            if first {
+                ProcessRow { time_ns: before.time_ns, start_time: before.start_time, parent: before.parent, ..program }
+            } else {
+                // Since when it runs is not known: it was found now.
+                instance.row.processes_total += 1;
+                again.gone.processes.push(before);
+                ProcessRow { how: "adopted", ..program }
+            }
+        };
+        instance.alive += 1;
+        instance.changed = true;
+        self.instances.insert(index, instance);
+        self.marks.entry(event.mark).or_insert((0, None)).0 += 1;
+        let process = Process {
+            key: event.process,
+            instance: index,
+            eid: row.eid,
+            name: row.name.clone(),
+            uid: Some(exec.uid),
+            main: is_root || found.is_some() && !other_agent,
+            mark: event.mark,
+            read_ns: event.boot_ns,
+        };
+        self.store.update(|state| state.live_processes.insert(row.eid, row));
+        self.processes.insert(event.process.pid, process);
+        true
+    }
+
+    /// An instance whose process lives on, taken out: as it is, or as it was left.
+    fn instance_again(&mut self, id: i64, again: &mut Again) -> Option<(usize, Instance)> {
+        let known = self.instances.iter().find(|(_, instance)| instance.row.agent_id == id).map(|(index, _)| *index);
+        if let Some(index) = known {
+            return self.instances.remove(&index).map(|instance| (index, instance));
+        }
+        let row = again.agents.remove(&id)?;
+        let index = self.next_instance;
+        self.next_instance += 1;
+        let signature = self.catalogue.signatures().find(|signature| signature.name == row.agent);
+        let instance = Instance {
+            container_id: row.container_id.clone(),
+            home: row.project.as_ref().or(row.cwd.as_ref()).map(ToString::to_string).unwrap_or_default(),
+            key: row.process_eid,
+            root: NOBODY,
+            tracks_children: signature.is_none_or(|signature| signature.child_process_tracking),
+            alive: 0,
+            changed: true,
+            row,
+        };
+        Some((index, instance))
+    }
+
+    /// Closes what a history has that was opened late: what of it lives on has rows of its own by now.
+    pub(super) fn close_found(&mut self, found: Found, boot_ns: u64) {
+        let mut again = Again::new(found);
+        let mut twice: HashMap<i64, (i64, i64)> = HashMap::new();
+        for (key, row) in &again.processes {
+            if self.processes.get(&key.pid).is_some_and(|process| process.key == *key) {
+                twice.entry(row.agent_id).or_default().0 += 1;
+            }
+        }
+        for (socket, row) in &again.connections {
+            if row.direction != "listen" && self.connections.has_socket(*socket) {
+                twice.entry(row.agent_id).or_default().1 += 1;
+            }
+        }
+        for instance in self.instances.values_mut() {
+            if let Some(before) = again.agents.remove(&instance.row.agent_id) {
+                let (processes, connections) = twice.get(&before.agent_id).copied().unwrap_or_default();
+                instance.go_on_from(&before, processes, connections);
+            }
+        }
+        self.close_left(again, boot_ns);
+    }
+
+    /// Closes all that was not gone on with.
+    pub(super) fn close_left(&mut self, again: Again, boot_ns: u64) {
+        let time_ns = self.clock.unix(boot_ns);
+        let left = again.left();
+        let mut agents: HashMap<i64, AgentRow> = left.agents.into_iter().map(|row| (row.agent_id, row)).collect();
+        for file in left.open_files {
+            let instance =
+                self.instances.values().map(|instance| &instance.row).find(|row| row.agent_id == file.agent_id);
+            let agent = agents.get(&file.agent_id).or(instance);
+            let row = end_unknown(&file, agent, time_ns, &mut self.clock);
+            self.store.update(|state| state.file_ops.push(row));
+        }
+        self.store.update(|state| {
+            for row in left.processes {
+                state.processes.push(ProcessRow { state: UNKNOWN, ..row });
+            }
+            for row in left.connections {
+                state.connections.push(ConnectionRow { state: UNKNOWN, ..row });
+            }
+            // One that lived on and has ended since has its row.
+            for row in state.agents.snapshot().iter().chain(state.live_agents.values()) {
+                agents.remove(&row.agent_id);
+            }
+            for mut row in agents.into_values() {
+                if row.end_time.is_none() {
+                    row.state = Some(UNKNOWN.into());
+                }
+                state.agents.push(AgentRow { processes: 0, ..row });
+            }
+        });
+    }
+}
+
+impl Instance {
+    /// Adds what an earlier recorder knew of it; of what that counted, so much is counted here too.
+    fn go_on_from(&mut self, before: &AgentRow, processes: i64, connections: i64) {
+        let row = &mut self.row;
+        row.processes_total += (before.processes_total - processes).max(0);
+        row.connections_total += (before.connections_total - connections).max(0);
+        row.files_read += before.files_read;
+        row.files_written += before.files_written;
+        row.files_created += before.files_created;
+        row.files_deleted += before.files_deleted;
+        row.start_gap_ms = before.start_gap_ms;
+        row.parent = before.parent;
+        row.launched_by.clone_from(&before.launched_by);
+        row.cwd.clone_from(&before.cwd);
+        row.project.clone_from(&before.project);
+        self.changed = true;
+    }
+}
