@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use agentquery::record::rows::{
-    AgentRow, CollectorRow, ConnectionRow, FileOpRow, OpenFileRow, ProcessRow, SignatureRow,
+    AgentRow, CollectorRow, ConnectionRow, FileOpRow, Identity, OpenFileRow, ProcessRow, SignatureRow,
 };
 use agentquery::record::{Probe, Store};
 
@@ -150,7 +150,7 @@ pub fn store(file_ops: i64) -> Arc<Store> {
             fd: 5,
             operation: "open_write",
             path: "/work/log".into(),
-            open_id: 1,
+            identity: Identity { id: 1, ..Identity::default() },
             ..OpenFileRow::default()
         };
         state.open_files.insert(open.eid, open);

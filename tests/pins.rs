@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use agentquery::collect::{self, Collector, Interest, Place, Syscalls};
+use agentquery::collect::{self, Collector, Interest, Kept, Place, Syscalls};
 use agentquery::event::EventKind;
-use support::can_record;
+use support::{Agent, Recorder, can_record};
 
 /// A BPF file system of one's own.
 struct BpfFs(tempfile::TempDir);
@@ -44,9 +44,9 @@ fn program() -> (tempfile::TempDir, PathBuf) {
     (folder, path)
 }
 
-fn start(pins: &Path) -> Box<dyn Collector> {
+fn start(folder: &Path, durable: Place) -> Box<dyn Collector> {
     let interest = Interest { literals: vec!["agentquery-pinned-test".into()], ..Interest::default() };
-    collect::start(&interest, Syscalls::Always, Some(pins)).unwrap()
+    collect::start(&interest, Syscalls::Always, Some(Kept { folder, durable })).unwrap()
 }
 
 /// Runs programs, and is no descendant of ours: what a recorder starts is muted.
@@ -97,8 +97,8 @@ fn the_next_one_reads_what_was_not_durable_and_what_came_meanwhile() {
         return;
     }
     let (system, (_folder, program), mut runner) = (BpfFs::new(), program(), Runner::new());
-    let mut first = start(&system.pins());
-    assert!(!first.resume(Place::default()), "there was none before it");
+    let mut first = start(&system.pins(), Place::default());
+    assert!(!first.resumes(), "there was none before it");
     let durable = runner.run(&program);
     assert_eq!(read(&mut *first, 1), [durable]);
     let place = first.place();
@@ -108,8 +108,8 @@ fn the_next_one_reads_what_was_not_durable_and_what_came_meanwhile() {
     drop(first);
     let meanwhile = runner.run(&program);
 
-    let mut second = start(&system.pins());
-    assert!(second.resume(place));
+    let mut second = start(&system.pins(), place);
+    assert!(second.resumes());
     let submitted = |collector: &dyn Collector| {
         collector.probe().collector().iter().map(|row| row.submitted - row.received - row.in_flight).collect::<Vec<_>>()
     };
@@ -121,12 +121,76 @@ fn the_next_one_reads_what_was_not_durable_and_what_came_meanwhile() {
     // What was stored is not read again, though the ring still has it.
     let place = second.place();
     drop(second);
-    let mut third = start(&system.pins());
-    assert!(third.resume(place));
-    let last = runner.run(&program);
-    assert_eq!(read(&mut *third, 1), [last]);
+    let mut third = start(&system.pins(), place);
+    assert!(third.resumes());
+    let newest = runner.run(&program);
+    assert_eq!(read(&mut *third, 1), [newest]);
     // A place in another ring says nothing of this one.
     drop(third);
-    let mut fourth = start(&system.pins());
-    assert!(!fourth.resume(Place { series: place.series + 1, ..place }));
+    let fourth = start(&system.pins(), Place { series: place.series + 1, ..place });
+    assert!(!fourth.resumes());
+}
+
+#[test]
+fn a_recorder_that_is_killed_misses_nothing() {
+    if !can_record("a_recorder_that_is_killed_misses_nothing") {
+        return;
+    }
+    let (system, state) = (BpfFs::new(), tempfile::tempdir().unwrap());
+    let database = state.path().join("history.duckdb");
+    let pins = system.pins();
+    let options = ["--syscalls", "always", "--database", database.to_str().unwrap(), "--pin", pins.to_str().unwrap()];
+    let mut recorder = Recorder::start(&options);
+    let agent = Agent::new();
+    // Each a process and a file; one stays open all the time.
+    let mut work = agent.start(
+        "exec 5>held; for n in $(seq 1 600); do (echo $n >f$n); sleep 0.005; done; echo end >&5; exec 5>&-; touch done",
+    );
+    for _ in 0..2 {
+        std::thread::sleep(Duration::from_millis(1200));
+        assert!(!agent.work().join("done").exists(), "it was too fast: nothing was tested");
+        recorder.kill();
+        std::thread::sleep(Duration::from_millis(300));
+        recorder = Recorder::start(&options);
+    }
+    work.wait().unwrap();
+    let id = recorder.value(&format!("SELECT agent_id FROM ai_agents WHERE pid = {}", work.id())).unwrap();
+    let until = Instant::now() + Duration::from_secs(20);
+    let ended = format!("SELECT state FROM ai_agents WHERE agent_id = {id}");
+    while recorder.value(&ended).as_deref() != Some("exited") {
+        assert!(
+            Instant::now() < until,
+            "{:?}",
+            recorder.query(&format!("SELECT * FROM ai_agents WHERE agent_id = {id}"))
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let number = |sql: &str| -> i64 { recorder.value(&sql.replace("ID", &id)).unwrap().parse().unwrap() };
+    let files = "FROM agent_file_ops WHERE agent_id = ID AND operation =";
+    assert_eq!(number(&format!("SELECT count(*) {files} 'create' AND path GLOB '*/f[0-9]*'")), 600);
+    assert_eq!(number(&format!("SELECT count(DISTINCT path) {files} 'create' AND path GLOB '*/f[0-9]*'")), 600);
+    assert_eq!(
+        number(&format!("SELECT count(*) {files} 'close' AND path GLOB '*/f[0-9]*' AND bytes_written > 0")),
+        600
+    );
+    assert_eq!(number(&format!("SELECT bytes_written {files} 'close' AND path GLOB '*/held'")), 4);
+    let forks = "FROM agent_processes WHERE agent_id = ID AND how = 'fork'";
+    let of_files = format!("SELECT count(DISTINCT process_eid) {files} 'create' AND path GLOB '*/f[0-9]*'");
+    assert_eq!(number(&of_files), 600);
+    assert!(number(&format!("SELECT count(*) {forks}")) >= 600);
+    assert_eq!(
+        number("SELECT count(*) FROM agent_processes WHERE agent_id = ID AND state NOT IN ('exited', 'replaced')"),
+        0
+    );
+    assert_eq!(number("SELECT count(*) FROM agent_processes WHERE agent_id = ID AND end_time IS NULL"), 0);
+    assert_eq!(number("SELECT files_created FROM ai_agents WHERE agent_id = ID"), 602);
+    assert_eq!(number("SELECT count(*) FROM ai_agents WHERE agent_id = ID"), 1);
+    let lost = "SELECT max(ring_full + oversized + throttled) FROM agent_collector WHERE event IN ('fork', 'exec', 'exit', 'open', 'close')";
+    assert_eq!(recorder.value(lost).as_deref(), Some("0"));
+    assert_eq!(
+        number(
+            "SELECT max(abs(submitted - received - in_flight)) FROM agent_collector WHERE event IN ('fork', 'exec', 'exit')"
+        ),
+        0
+    );
 }

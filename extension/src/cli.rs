@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use agentquery::collect::{DegradationReason, Syscalls};
+use agentquery::collect::{self, DegradationReason, Syscalls};
 use agentquery::config::{self, Config};
 use agentquery::front::{self, Front};
 use agentquery::history::{self, Retention};
@@ -28,8 +28,11 @@ const STATE_DIR: &str = "/var/lib/agentquery";
 /// The history's name below it.
 const HISTORY: &str = "history.duckdb";
 
-/// In place of a path: no history.
-const NO_HISTORY: &str = "none";
+/// In place of a path.
+const NONE: &str = "none";
+
+/// Where programs are pinned.
+const PINS: &str = "/sys/fs/bpf/agentquery";
 
 /// Where it answers. The directory is everybody's to enter: what each gets to see is decided for each.
 const SOCKET_DIR: &str = "/run/agentquery";
@@ -62,6 +65,10 @@ struct Recording {
     /// --state-dir]
     #[arg(long, global = true, value_name = "PATH", env = "AGENTQUERY_DATABASE")]
     database: Option<PathBuf>,
+    /// Folder in a BPF file system in which the programs of a service stay while none runs, so that the next one misses
+    /// nothing; or none [default: /sys/fs/bpf/agentquery, when there is such a file system and no other --state-dir]
+    #[arg(long, global = true, value_name = "DIR", env = "AGENTQUERY_PIN")]
+    pin: Option<PathBuf>,
     /// Directory with further signatures of agents; may be given several times
     #[arg(long, global = true, value_name = "DIR")]
     signatures: Vec<PathBuf>,
@@ -211,8 +218,12 @@ impl Recording {
             seconds: config.retention_days.map_or(usual.seconds, |days| i64::from(days) * 24 * 3600),
             bytes: config.retention_bytes.unwrap_or(usual.bytes),
         };
-        let history = (database != Path::new(NO_HISTORY)).then_some(history::Settings { path: database, retention });
-        (Settings { syscalls, signature_dirs, history, pins: None, faults: Vec::new() }, place)
+        let history = (database != Path::new(NONE)).then_some(history::Settings { path: database, retention });
+        let usual = || place.state_dir == Path::new(STATE_DIR) && collect::can_pin(Path::new(PINS));
+        let pin = self.pin.clone().or(config.pin).or_else(|| usual().then(|| PINS.into()));
+        // Without a history it is not known how far the last recorder came.
+        let pins = pin.filter(|folder| folder != Path::new(NONE) && history.is_some());
+        (Settings { syscalls, signature_dirs, history, pins, faults: Vec::new() }, place)
     }
 
     /// The configuration, or the one without a file and what is wrong with the file.
@@ -225,7 +236,10 @@ impl Recording {
 
     fn sensor(&self, socket: Option<PathBuf>, standby: Standby) -> anyhow::Result<Sensor> {
         let config = Config::load(self.config.as_deref())?;
-        let (settings, place) = self.settings(config, socket);
+        let (mut settings, place) = self.settings(config, socket);
+        if standby == Standby::Reluctant {
+            settings.pins = None; // a shell leaves nothing behind
+        }
         make_socket_dir(&place)?;
         Ok(Sensor::start(settings, place, standby)?)
     }

@@ -113,14 +113,13 @@ pub trait Collector {
     /// The tree of this mark is none of ours, or has ended: its slot can be used again.
     fn release(&mut self, mark: Mark);
 
-    /// Goes on behind that place, up to which a recorder before this one made all durable. True when that can be: its
-    /// marks hold, and all events since then are to come.
-    fn resume(&mut self, durable: Place) -> bool {
-        let _ = durable;
+    /// Whether it goes on behind the place up to which a recorder before this one made all durable: its marks hold, and
+    /// all events since then are to come.
+    fn resumes(&self) -> bool {
         false
     }
 
-    /// These are all marks that are in use; others can be used again.
+    /// All that a recorder before this one left has been read: of its marks these are in use, others can be used again.
     fn keep_marks(&mut self, used: &HashSet<Mark>) {
         let _ = used;
     }
@@ -175,20 +174,41 @@ pub fn listening_ports(pid: u32) -> HashSet<u16> {
     linux::procfs::Proc::default().listening_ports(pid)
 }
 
-/// The best collector that loads here. What outlives it is kept in the folder `pins`.
+/// Whether a collector can be kept in that folder.
+#[must_use]
+pub fn can_pin(folder: &Path) -> bool {
+    #[cfg(target_os = "linux")]
+    return linux::pins::can_hold(folder);
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = folder;
+        false
+    }
+}
+
+/// What a collector keeps for the next one.
+#[derive(Debug, Clone, Copy)]
+pub struct Kept<'a> {
+    /// The folder where it is.
+    pub folder: &'a Path,
+    /// How far a recorder before this one made all durable.
+    pub durable: Place,
+}
+
+/// The best collector that loads here, which ends with this recorder when nothing is to be kept.
 ///
 /// # Errors
 /// The reason why there is none.
 pub fn start(
     interest: &Interest,
     syscalls: Syscalls,
-    pins: Option<&Path>,
+    kept: Option<Kept<'_>>,
 ) -> Result<Box<dyn Collector>, DegradationReason> {
     #[cfg(target_os = "linux")]
-    return Ok(Box::new(linux::ebpf::EbpfCollector::start(interest, syscalls, pins)?));
+    return Ok(Box::new(linux::ebpf::EbpfCollector::start(interest, syscalls, kept)?));
     #[cfg(not(target_os = "linux"))]
     {
-        let _ = (interest, syscalls, pins);
+        let _ = (interest, syscalls, kept);
         Err(DegradationReason::UnsupportedSystem)
     }
 }

@@ -34,6 +34,8 @@ pub struct Config {
     pub socket: Option<PathBuf>,
     /// File of the history; `none` for rows in memory alone.
     pub database: Option<PathBuf>,
+    /// Folder in which programs are pinned; `none` for none.
+    pub pin: Option<PathBuf>,
     /// Days for which finished rows are kept.
     pub retention_days: Option<u32>,
     /// Bytes of the history's file that may be in use.
@@ -113,6 +115,7 @@ mod tests {
             state_dir: Some("/s".into()),
             socket: Some("/r/a.em".into()),
             database: Some("/d/h.duckdb".into()),
+            pin: None,
             retention_days: Some(7),
             retention_bytes: Some(1_000_000),
         };

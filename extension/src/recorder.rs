@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::collect::{self, CollectError, Collector, DegradationReason, Interest, Syscalls};
+use crate::collect::{self, CollectError, Collector, DegradationReason, Interest, Kept, Syscalls};
 use crate::history;
 use crate::identify::{Catalogue, INTERPRETERS};
 use crate::record::{Boot, Engine, Store};
@@ -89,7 +89,9 @@ impl Recorder {
             std::thread::Builder::new().name("recorder".into()).spawn(move || {
                 go_first();
                 // The collector is made in the thread that uses it: a thread born later would miss its mark as our own.
-                let mut collector = match collect::start(&interest, syscalls, pins.as_deref()) {
+                let durable = store.durable().unwrap_or_default();
+                let kept = pins.as_deref().map(|folder| Kept { folder, durable });
+                let mut collector = match collect::start(&interest, syscalls, kept) {
                     Ok(collector) => collector,
                     Err(reason) => {
                         let _ = ready.send(Err(reason));
@@ -98,9 +100,13 @@ impl Recorder {
                 };
                 store.set_probe(collector.probe());
                 let mut engine = Engine::new(Arc::clone(&store), catalogue, boot).above(floor);
-                engine.adopt(collect::boot_ns(), &mut *collector);
+                if collector.resumes() {
+                    engine.go_on(collect::boot_ns());
+                } else {
+                    engine.adopt(collect::boot_ns(), &mut *collector);
+                }
                 let _ = ready.send(Ok(()));
-                tell_end(&store, || record(engine, collector, &stop));
+                tell_end(&store, || record(&store, engine, collector, &stop));
             })
         };
         let thread = thread.map_err(Error::Thread)?;
@@ -146,13 +152,27 @@ fn tell_end(store: &Store, record: impl FnOnce() -> Result<(), CollectError>) {
     store.set_ended(&format!("recording ended: {why}; it is started again"));
 }
 
-fn record(mut engine: Engine, mut collector: Box<dyn Collector>, stop: &AtomicBool) -> Result<(), CollectError> {
+fn record(
+    store: &Store,
+    mut engine: Engine,
+    mut collector: Box<dyn Collector>,
+    stop: &AtomicBool,
+) -> Result<(), CollectError> {
     let mut events = Vec::new();
+    let mut leftovers = collector.resumes();
     while !stop.load(Ordering::Relaxed) {
         let wait = if engine.agents_live() > 0 { BUSY } else { IDLE };
         collector.drain(wait, &mut events)?;
-        engine.take(&mut events, collect::boot_ns(), &mut *collector);
-        collector.commit(engine.discarded(), None);
+        if leftovers && events.is_empty() {
+            collector.keep_marks(&engine.marks());
+            leftovers = false;
+        }
+        {
+            let _whole = store.whole();
+            engine.take(&mut events, collect::boot_ns(), &mut *collector);
+            store.update(|state| state.place = collector.place());
+        }
+        collector.commit(engine.discarded(), store.durable());
     }
     Ok(())
 }

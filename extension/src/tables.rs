@@ -36,6 +36,7 @@ use std::sync::Arc;
 use crate::history::RunningRow;
 use crate::record::live::Live;
 use crate::record::log::{Log, Snapshot};
+use crate::record::rows::Identity;
 use crate::record::{State, Store};
 use crate::value::Value;
 
@@ -223,8 +224,7 @@ pub(crate) struct Declaration<R: 'static> {
 /// The rows of a table that can still change.
 pub(crate) struct Running<R> {
     live: fn(&mut State) -> &mut Live<R>,
-    /// Of a process: its start, nanoseconds since boot.
-    start_ns: fn(&R) -> Option<u64>,
+    identity: fn(&R) -> Identity,
 }
 
 /// The finished rows of a table.
@@ -355,7 +355,7 @@ impl<R: Clone + Send + Sync + 'static> Table for Declaration<R> {
         let row = |row: &R| RunningRow {
             values: self.fields.iter().map(|field| (field.value)(row)).collect(),
             owner: if let Owner::User(uid) = (self.owner)(row) { Some(uid) } else { None },
-            start_ns: (running.start_ns)(row).and_then(|start| i64::try_from(start).ok()),
+            identity: (running.identity)(row),
         };
         (running.live)(state).take_new(changed).map(row).collect()
     }

@@ -11,14 +11,16 @@ use crate::tables::ColumnType;
 use crate::value::Value;
 
 /// How far what is stored goes. It is written with the rows, so it is never ahead of them or behind.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Mark {
     /// The highest eid that was ever given.
     pub eid: i64,
-    /// The collector's position.
+    /// How far the collector had read when the rows were as they are: the position in the series of events.
     pub position: i64,
-    /// What else the collector needs to go on from there.
-    pub data: Vec<u8>,
+    /// And which series that is.
+    pub series: i64,
+    /// Which flush this is: when it was, UNIX nanoseconds; no two have the same.
+    pub flush: i64,
 }
 
 /// A flush that was begun. Dropped without [`Flush::commit`], nothing of it is stored.
@@ -35,11 +37,10 @@ impl History {
     /// When the file cannot be read.
     pub fn mark(&self) -> Result<Mark, HistoryError> {
         let read = |row: &duckdb::Row<'_>| {
-            let data: Option<Vec<u8>> = row.get(2)?;
-            Ok(Mark { eid: row.get(0)?, position: row.get(1)?, data: data.unwrap_or_default() })
+            Ok(Mark { eid: row.get(0)?, position: row.get(1)?, series: row.get(2)?, flush: row.get(3)? })
         };
         self.connection
-            .query_row("SELECT eid, position, data FROM meta", [], read)
+            .query_row("SELECT eid, position, series, flush FROM meta", [], read)
             .map_err(|error| HistoryError::of(&self.path, &error))
     }
 
@@ -119,7 +120,10 @@ impl Flush<'_> {
     pub fn commit(self, mark: &Mark) -> Result<(), HistoryError> {
         let Self { history, transaction } = self;
         transaction
-            .execute("UPDATE meta SET eid = ?, position = ?, data = ?", params![mark.eid, mark.position, mark.data])
+            .execute(
+                "UPDATE meta SET eid = ?, position = ?, series = ?, flush = ?",
+                params![mark.eid, mark.position, mark.series, mark.flush],
+            )
             .and_then(|_| transaction.commit())
             .map_err(|error| HistoryError::of(&history.path, &error))?;
         history.protect();

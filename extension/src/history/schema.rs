@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use duckdb::Connection;
 
 use super::HistoryError;
+use super::running::IDENTITY;
 use crate::tables::{self, Column, ColumnType, Table};
 
 /// Version of what is stored. A file of a higher one is refused.
@@ -18,9 +19,10 @@ pub const VERSION: i64 = 1;
 
 /// Steps to a version from the one before it, the first to version 1. Never change one that was released.
 const STEPS: [&str; 1] = ["CREATE TABLE meta (
-    version BIGINT NOT NULL, created_by VARCHAR NOT NULL, eid BIGINT NOT NULL, position BIGINT NOT NULL, data BLOB
+    version BIGINT NOT NULL, created_by VARCHAR NOT NULL, eid BIGINT NOT NULL, position BIGINT NOT NULL,
+    series BIGINT NOT NULL, flush BIGINT NOT NULL
  );
- INSERT INTO meta VALUES (0, '', 0, 0, NULL)"];
+ INSERT INTO meta VALUES (0, '', 0, 0, 0, 0)"];
 
 /// Seconds, which are not stored where nanoseconds are.
 const SECONDS: &str = "time";
@@ -214,7 +216,8 @@ pub(super) fn migrate(path: &Path, connection: &Connection) -> Result<(), Histor
         columns(path, &transaction, &table, "owner BIGINT")?;
     }
     for table in running() {
-        columns(path, &transaction, &table, "owner BIGINT, boot VARCHAR, start_ns BIGINT")?;
+        let identity = IDENTITY.map(|name| format!("{name} BIGINT")).join(", ");
+        columns(path, &transaction, &table, &format!("owner BIGINT, boot VARCHAR, {identity}"))?;
     }
     if found != VERSION {
         transaction.execute("UPDATE meta SET version = ?", [VERSION]).map_err(failed)?;

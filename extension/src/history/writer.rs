@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::{History, HistoryError, LOG_LIMIT, Mark, OpenNote, Readers, Retention, RunningRow, RunningRows};
+use crate::collect::Place;
 use crate::record::clock::unix_ns;
 use crate::record::found::Found;
 use crate::record::{State, Store};
@@ -102,6 +103,8 @@ impl Writer {
             notes: Vec::new(),
             refused: None,
         };
+        // Nothing yet, for all that it is known.
+        work.store.set_durable(Place::default());
         work.open();
         work.tell();
         let highest = work.highest;
@@ -144,7 +147,7 @@ struct Work {
     unmoved: bool,
     tidied: Option<Instant>,
     /// A flush whose commit failed, perhaps after it was durable, and its number.
-    doubtful: Option<(Vec<Pending>, Vec<u8>)>,
+    doubtful: Option<(Vec<Pending>, i64)>,
     /// What was done to open it, and why it was not opened; still to be told.
     notes: Vec<String>,
     refused: Option<HistoryError>,
@@ -158,6 +161,8 @@ struct Moment {
     finished: Vec<Pending>,
     running: Vec<(&'static dyn Table, Vec<RunningRow>)>,
     highest: i64,
+    /// How far the collector had read, when all rows of it are in this.
+    place: Option<Place>,
 }
 
 impl Work {
@@ -209,11 +214,12 @@ impl Work {
             Ok((mark, running, history, notes)) => {
                 self.notes.extend(notes.iter().map(told));
                 // An earlier one's, for none of this one's is older.
-                if (1..self.began).contains(&number(&mark)) {
-                    self.store.set_interruption(number(&mark), self.began);
+                if (1..self.began).contains(&mark.flush) {
+                    self.store.set_interruption(mark.flush, self.began);
                 }
                 self.find(running);
                 self.highest = self.highest.max(mark.eid);
+                self.store.set_durable(place_of(&mark));
                 let readers = history.readers();
                 self.history = Some(history);
                 Some(readers)
@@ -296,8 +302,15 @@ impl Work {
     }
 
     fn store_and_tidy(&mut self) -> Result<(), HistoryError> {
-        let (finished, (begun, changed), lives) =
-            self.store.read(|state| (state.finished(), state.running(), !state.live_agents.is_empty()));
+        let (finished, (begun, changed), lives) = {
+            let _whole = self.store.whole();
+            self.store.read(|state| {
+                if state.finished() == 0 && state.running() == (0, 0) && state.found.is_none() {
+                    self.store.set_durable(state.place); // nothing of it has to be stored
+                }
+                (state.finished(), state.running(), !state.live_agents.is_empty())
+            })
+        };
         let waiting = finished + begun;
         // In trouble, only what is stored shows that it is over.
         if waiting > 0 && self.trouble.is_none() && waiting < MANY && self.flushed.elapsed() < FLUSH {
@@ -305,7 +318,7 @@ impl Work {
         }
         let refresh = self.refreshed.elapsed() > REFRESH;
         if waiting > 0 || changed > 0 && refresh || lives && self.committed.elapsed() > BEAT {
-            self.flush(refresh)?;
+            self.flush(true)?;
         }
         if waiting > 0 {
             self.stored = Instant::now();
@@ -334,16 +347,20 @@ impl Work {
 
     /// What is to be stored; nothing while it is open what becomes of the rows that an earlier recorder left.
     fn moment(&self, changed: bool) -> Option<Moment> {
+        let _whole = self.store.whole();
         self.store.update(|state: &mut State| {
             if state.found.is_some() {
                 return None;
             }
+            let waiting = state.finished();
             let highest = state.highest_live_eid();
             let finished = tables::all().into_iter().filter_map(|table| Some((table, table.finished(state, BATCH)?)));
-            let finished = finished.filter(|(_, batch)| !batch.is_empty()).collect();
+            let finished: Vec<Pending> = finished.filter(|(_, batch)| !batch.is_empty()).collect();
+            let taken: usize = finished.iter().map(|(_, batch)| batch.len()).sum();
+            let place = (taken == waiting).then_some(state.place);
             let running = tables::all().into_iter().map(|table| (table, table.running(state, changed)));
             let running = running.filter(|(_, rows)| !rows.is_empty()).collect();
-            Some(Moment { finished, running, highest })
+            Some(Moment { finished, running, highest, place })
         })
     }
 
@@ -352,13 +369,15 @@ impl Work {
     fn flush(&mut self, changed: bool) -> Result<bool, HistoryError> {
         let Some(history) = &self.history else { return Ok(false) };
         let mark = history.mark()?;
-        if let Some((batches, _)) = self.doubtful.take_if(|(_, number)| *number == mark.data) {
+        if let Some((batches, _)) = self.doubtful.take_if(|(_, flush)| *flush == mark.flush) {
             forget(&self.store, &batches);
         }
         let Some(moment) = self.moment(changed) else { return Ok(false) };
         // The time, and new in any case: it tells whether a commit that failed was durable.
-        let number = unix_ns().max(number(&mark) + 1).to_le_bytes().to_vec();
-        if let Err(error) = self.write(&moment, Mark { data: number.clone(), ..mark }) {
+        let number = unix_ns().max(mark.flush + 1);
+        let place = moment.place.unwrap_or_else(|| place_of(&mark));
+        let (position, series) = (place.position.cast_signed(), place.series.cast_signed());
+        if let Err(error) = self.write(&moment, Mark { flush: number, position, series, ..mark }) {
             // Which of the running rows the file has is open now.
             self.store.update(State::all_new);
             self.doubtful = Some((moment.finished, number));
@@ -366,6 +385,7 @@ impl Work {
         }
         self.doubtful = None;
         forget(&self.store, &moment.finished);
+        self.store.set_durable(place);
         self.committed = Instant::now();
         if changed {
             self.refreshed = self.committed;
@@ -421,9 +441,8 @@ impl Work {
     }
 }
 
-/// The number of the last flush, which is when it was.
-fn number(mark: &Mark) -> i64 {
-    mark.data.as_slice().try_into().map_or(0, i64::from_le_bytes)
+fn place_of(mark: &Mark) -> Place {
+    Place { series: mark.series.cast_unsigned(), position: mark.position.cast_unsigned() }
 }
 
 fn key(row: &[Value], place: usize) -> Option<i64> {

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use super::Store;
 use super::engine::{Context, Process};
-use super::rows::ConnectionRow;
+use super::rows::{ConnectionRow, Identity};
 use crate::enrich::errno;
 use crate::event::{Connection, Event, EventKind, ProcessKey, TcpState};
 
@@ -140,12 +140,22 @@ impl Connections {
         true
     }
 
+    /// The row that an earlier recorder had of a connection that goes on.
+    pub(super) fn know_again(&mut self, row: ConnectionRow, owner: Process, store: &Store) {
+        store.update(|state| state.live_connections.insert(row.eid, row.clone()));
+        // A call that has returned told the descriptor.
+        let returned = row.fd.is_some();
+        self.live.insert(row.identity.id, Live { owner, row, ended: false, returned });
+    }
+
     /// Whether a connection of that inode lives.
     pub(super) fn has_socket(&self, socket: i64) -> bool {
         self.live.values().any(|live| live.row.socket == Some(socket))
     }
 
-    fn keep(&mut self, step: &Connection, row: ConnectionRow, returned: bool, context: &Context<'_>) {
+    fn keep(&mut self, step: &Connection, mut row: ConnectionRow, returned: bool, context: &Context<'_>) {
+        let start_ns = context.process.key.start_ns;
+        row.identity = Identity { start_ns, id: step.socket_id, ..Identity::default() };
         context.store.update(|state| state.live_connections.insert(row.eid, row.clone()));
         let owner = context.process.clone();
         self.live.insert(step.socket_id, Live { owner, row, ended: false, returned });

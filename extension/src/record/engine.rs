@@ -16,7 +16,7 @@ use super::clock::{Clock, unix_ns};
 use super::connections::Connections;
 use super::files::Files;
 use super::inspect::{Machine, Procfs};
-use super::rows::{AgentRow, ProcessRow};
+use super::rows::{AgentRow, Identity, ProcessRow};
 use crate::collect::Collector;
 use crate::enrich::Masker;
 use crate::enrich::container::Containers;
@@ -229,7 +229,6 @@ impl Engine {
                 state: "running",
                 how: "fork",
                 ns_pid: Some(ns_pid),
-                start_ns: fork.child.start_ns,
                 ..above
             };
             state.live_processes.insert(eid, row);
@@ -238,10 +237,18 @@ impl Engine {
         instance.row.processes_total += 1;
         instance.changed(time_ns);
         self.marks.entry(event.mark).or_insert((0, None)).0 += 1;
-        self.processes.insert(
-            fork.child.pid,
-            Process { key: fork.child, eid, main: false, mark: event.mark, read_ns: 0, ..parent },
-        );
+        self.know(Process { key: fork.child, eid, main: false, mark: event.mark, read_ns: 0, ..parent });
+    }
+
+    /// Remembers a process. Its row has by what.
+    fn know(&mut self, process: Process) {
+        let identity = process.identity();
+        self.store.update(|state| {
+            if let Some(row) = state.live_processes.get_mut(process.eid) {
+                row.identity = identity;
+            }
+        });
+        self.processes.insert(process.key.pid, process);
     }
 
     fn exec(&mut self, event: &Event, exec: &Exec, collector: &mut dyn Collector) {
@@ -411,7 +418,7 @@ impl Engine {
         };
         self.store.update(|state| state.live_processes.insert(eid, row));
         self.instances.insert(index, instance);
-        self.processes.insert(event.process.pid, process);
+        self.know(process);
         // Another program under the mark, an agent or none, leaves open whose a process is that is not known.
         let whole = !self.unclaimed.contains(&mark);
         let tree = self.marks.entry(mark).and_modify(|tree| tree.1 = None).or_insert((0, whole.then_some(index)));
@@ -447,7 +454,6 @@ impl Engine {
             container_id: self.containers.of(exec.cgroup_id, event.process.pid),
             ns_pid: Some(exec.ns_pid.into()),
             truncated: exec.truncated,
-            start_ns: event.process.start_ns,
             ..ProcessRow::default()
         }
     }
@@ -480,12 +486,9 @@ impl Engine {
         }
         instance.changed(time_ns);
         self.instances.insert(process.instance, instance);
-        if let Some(process) = self.processes.get_mut(&event.process.pid) {
-            process.eid = eid;
-            process.name = name_of(&exec.path);
-            process.uid = Some(exec.uid);
-            process.main |= main;
-            process.read_ns = 0;
+        if let Some(process) = self.processes.remove(&event.process.pid) {
+            let (name, main) = (name_of(&exec.path), process.main | main);
+            self.know(Process { eid, name, uid: Some(exec.uid), main, read_ns: 0, ..process });
         }
     }
 
@@ -570,6 +573,12 @@ impl Engine {
             false
         });
         collector.agents_live(self.instances.len());
+    }
+}
+
+impl Process {
+    fn identity(&self) -> Identity {
+        Identity { start_ns: self.key.start_ns, mark: Some(self.mark), main: self.main, id: 0 }
     }
 }
 

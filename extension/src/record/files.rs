@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::Store;
 use super::clock::Clock;
 use super::engine::Context;
-use super::rows::{AgentRow, FileOpRow, OpenFileRow};
+use super::rows::{AgentRow, FileOpRow, Identity, OpenFileRow};
 use crate::enrich::noise::is_noise;
 use crate::enrich::project;
 use crate::enrich::resolve::{Source, resolve};
@@ -72,6 +72,12 @@ impl Files {
         self.open.insert(open.open_id, row);
         self.adopted.insert(open.open_id);
         true
+    }
+
+    /// The row that an earlier recorder had of a file that is open still.
+    pub(super) fn know_again(&mut self, row: OpenFileRow, agent: Option<&AgentRow>, store: &Store) {
+        self.open.insert(row.identity.id, opened_before(&row, agent));
+        store.update(|state| state.open_files.insert(row.eid, row));
     }
 
     /// The last process of an instance ended.
@@ -207,6 +213,27 @@ fn end(
     });
 }
 
+/// The row of an open that an earlier recorder knew, as far as its end has to tell it.
+fn opened_before(opened: &OpenFileRow, agent: Option<&AgentRow>) -> FileOpRow {
+    let home = agent.and_then(|agent| agent.project.as_ref().or(agent.cwd.as_ref()));
+    FileOpRow {
+        eid: opened.eid,
+        time_ns: opened.time_ns,
+        agent: opened.agent.clone(),
+        agent_id: opened.agent_id,
+        pid: opened.pid,
+        process_eid: opened.process_eid,
+        name: opened.name.clone(),
+        operation: opened.operation,
+        path: opened.path.clone(),
+        path_source: "kernel",
+        in_project: home.map(|home| project::contains(home, &opened.path)),
+        uid: opened.uid,
+        container_id: agent.and_then(|agent| agent.container_id.clone()),
+        ..FileOpRow::default()
+    }
+}
+
 /// The row of the end of an open that an earlier recorder knew and that is not there any more. Whose end and when is not
 /// known: `time_ns` is when it was missed.
 pub(super) fn end_unknown(
@@ -215,24 +242,13 @@ pub(super) fn end_unknown(
     time_ns: i64,
     clock: &mut Clock,
 ) -> FileOpRow {
-    let home = agent.and_then(|agent| agent.project.as_ref().or(agent.cwd.as_ref()));
     FileOpRow {
         eid: clock.next_eid(),
         time_ns,
-        agent: opened.agent.clone(),
-        agent_id: opened.agent_id,
-        pid: opened.pid,
-        process_eid: opened.process_eid,
-        name: opened.name.clone(),
         operation: "close",
-        path: opened.path.clone(),
-        path_source: "kernel",
-        in_project: home.map(|home| project::contains(home, &opened.path)),
-        uid: opened.uid,
         open_eid: Some(opened.eid),
         close_source: Some("unknown"),
-        container_id: agent.and_then(|agent| agent.container_id.clone()),
-        ..FileOpRow::default()
+        ..opened_before(opened, agent)
     }
 }
 
@@ -270,7 +286,7 @@ fn live(row: &FileOpRow, open: &Open) -> OpenFileRow {
         bytes_read: None,
         bytes_written: None,
         uid: row.uid,
-        open_id: open.open_id,
+        identity: Identity { id: open.open_id, ..Identity::default() },
     }
 }
 

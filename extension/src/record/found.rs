@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::rows::{AgentRow, ConnectionRow, OpenFileRow, ProcessRow};
+use super::rows::{AgentRow, ConnectionRow, Identity, OpenFileRow, ProcessRow};
 use crate::event::{Connection, Event, EventKind, Open, OpenMode, ProcessKey};
 use crate::history::RunningRow;
 use crate::value::{Text, Value};
@@ -37,9 +37,9 @@ impl Found {
         let rows = if here { &mut self.here } else { &mut self.gone };
         match table {
             "ai_agents" => rows.agents.push(agent(&cells)),
-            "agent_processes" => rows.processes.push(process(&cells, row.start_ns)),
-            "agent_connections" => rows.connections.push(connection(&cells, row.owner)),
-            "agent_open_files" => rows.open_files.push(open_file(&cells, row.owner)),
+            "agent_processes" => rows.processes.push(process(&cells, row.identity)),
+            "agent_connections" => rows.connections.push(connection(&cells, row)),
+            "agent_open_files" => rows.open_files.push(open_file(&cells, row)),
             _ => {}
         }
     }
@@ -166,7 +166,8 @@ impl Again {
 
 fn key_of(row: &ProcessRow) -> Option<ProcessKey> {
     let pid = u32::try_from(row.pid).ok()?;
-    (row.start_ns != 0).then_some(ProcessKey { pid, start_ns: row.start_ns })
+    let start_ns = row.identity.start_ns;
+    (start_ns != 0).then_some(ProcessKey { pid, start_ns })
 }
 
 /// Cells of a row, by the names of their columns.
@@ -260,39 +261,43 @@ fn agent(cells: &Cells<'_>) -> AgentRow {
     }
 }
 
-fn process(cells: &Cells<'_>, start_ns: Option<i64>) -> ProcessRow {
+fn process(cells: &Cells<'_>, identity: Identity) -> ProcessRow {
     row! {
         ProcessRow from cells:
         eid time_ns agent agent_id pid parent parent_eid depth name path exec_path cmdline cwd uid gid
         username tty start_time end_time duration_ms exit_code signal state how container_id ns_pid
         truncated;
-        start_ns: start_ns.and_then(|start| u64::try_from(start).ok()).unwrap_or(0)
+        identity: identity
     }
 }
 
-fn connection(cells: &Cells<'_>, owner: Option<i64>) -> ConnectionRow {
+fn connection(cells: &Cells<'_>, stored: &RunningRow) -> ConnectionRow {
     row! {
         ConnectionRow from cells:
         eid time_ns agent agent_id pid process_eid name fd socket family protocol transport direction
         local_address local_port remote_address remote_port state error start_time end_time net_namespace
         container_id;
-        uid: owner
+        uid: stored.owner, identity: stored.identity
     }
 }
 
-fn open_file(cells: &Cells<'_>, owner: Option<i64>) -> OpenFileRow {
+fn open_file(cells: &Cells<'_>, stored: &RunningRow) -> OpenFileRow {
     row! {
         OpenFileRow from cells:
         eid time_ns agent agent_id pid process_eid name fd operation path bytes_read bytes_written;
-        uid: owner, open_id: 0
+        uid: stored.owner, identity: stored.identity
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Mark;
     use crate::record::Store;
     use crate::tables::{self, ColumnType};
+
+    const IDENTITY: Identity =
+        Identity { start_ns: 5, mark: Some(Mark { slot: 6, generation: u32::MAX }), main: true, id: u64::MAX };
 
     /// A row in which every cell that is a row's own has a value.
     fn full(table: &'static dyn tables::Table) -> RunningRow {
@@ -308,7 +313,7 @@ mod tests {
             _ => Value::Integer(1_795_000_000_000_000_000 + i64::try_from(place).unwrap()),
         };
         let values = table.columns().iter().enumerate().map(cell).collect();
-        RunningRow { values, owner: Some(1000), start_ns: Some(5) }
+        RunningRow { values, owner: Some(1000), identity: IDENTITY }
     }
 
     #[test]
@@ -339,13 +344,13 @@ mod tests {
                 };
                 assert_eq!(*value, wanted, "{name}.{}", columns[place]);
             }
-            let start_ns = (name == "agent_processes").then_some(5);
+            let identity = if name == "ai_agents" { Identity::default() } else { IDENTITY };
             let owner = if ["ai_agents", "agent_processes"].contains(&name) {
                 Some(1_795_000_000_000_000_000 + i64::try_from(place(&columns, "uid")).unwrap())
             } else {
                 Some(1000)
             };
-            assert_eq!((back.owner, back.start_ns), (owner, start_ns), "{name}");
+            assert_eq!((back.owner, back.identity), (owner, identity), "{name}");
         }
     }
 
@@ -360,7 +365,10 @@ mod tests {
 
     #[test]
     fn of_two_rows_of_one_key_none_is_lost() {
-        let process = |eid, pid, start_ns| ProcessRow { eid, pid, start_ns, ..ProcessRow::default() };
+        let process = |eid, pid, start_ns| {
+            let identity = Identity { start_ns, ..Identity::default() };
+            ProcessRow { eid, pid, identity, ..ProcessRow::default() }
+        };
         let connection = |eid, socket| ConnectionRow { eid, socket, ..ConnectionRow::default() };
         let file = |eid, fd| OpenFileRow { eid, fd, ..OpenFileRow::default() };
         let here = Rows {

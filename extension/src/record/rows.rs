@@ -4,7 +4,21 @@
 #![allow(missing_docs)]
 
 use super::log::Weigh;
+use crate::event::Mark;
 use crate::value::Text;
+
+/// What the collector knows a thing by that still runs: the next recorder goes on with its row. No column of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Identity {
+    /// Start of the process, or of a connection's owner, nanoseconds since boot. With the pid, which process it is.
+    pub start_ns: u64,
+    /// Of a process.
+    pub mark: Option<Mark>,
+    /// Of a process: it is the agent itself.
+    pub main: bool,
+    /// Of a connection or of an open.
+    pub id: u64,
+}
 
 #[derive(Debug, Clone, Default)]
 pub struct AgentRow {
@@ -78,8 +92,8 @@ pub struct ProcessRow {
     pub container_id: Option<Text>,
     pub ns_pid: Option<i64>,
     pub truncated: bool,
-    /// Start of the process, nanoseconds since boot; no column, but with the pid which process it is.
-    pub start_ns: u64,
+    /// No column.
+    pub identity: Identity,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -109,6 +123,8 @@ pub struct ConnectionRow {
     pub container_id: Option<Text>,
     /// Of the process; no column, but whose row it is.
     pub uid: Option<i64>,
+    /// No column.
+    pub identity: Identity,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -151,8 +167,8 @@ pub struct OpenFileRow {
     pub bytes_written: Option<i64>,
     /// Who opened it; no column, but whose row it is.
     pub uid: Option<i64>,
-    /// The collector's id of the open; no column.
-    pub open_id: u64,
+    /// No column.
+    pub identity: Identity,
 }
 
 #[derive(Debug, Clone, Default)]

@@ -6,12 +6,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use super::found::Found;
 use super::live::Live;
 use super::log::{Log, Snapshot};
 use super::rows::{AgentRow, CollectorRow, ConnectionRow, FileOpRow, OpenFileRow, ProcessRow, SignatureRow};
+use crate::collect::Place;
 use crate::history::Readers;
 use crate::value::Text;
 
@@ -60,6 +61,8 @@ pub struct State {
     /// What an earlier recorder left running, until the recording thread has gone on with it or closed it. Nothing is
     /// stored before that.
     pub found: Option<Found>,
+    /// How far the collector had read when the rows were as they are.
+    pub place: Place,
 }
 
 impl Default for State {
@@ -77,6 +80,7 @@ impl Default for State {
             faults: Vec::new(),
             gaps: VecDeque::new(),
             found: None,
+            place: Place::default(),
         }
     }
 }
@@ -134,6 +138,8 @@ pub struct Store {
     reads: AtomicU64,
     ended: OnceLock<Text>,
     past: RwLock<Past>,
+    whole: Mutex<()>,
+    durable: Mutex<Option<Place>>,
 }
 
 /// What the store knows of the history.
@@ -208,6 +214,22 @@ impl Store {
         self.past.write().unwrap_or_else(PoisonError::into_inner).interruption = Some((ended, began));
     }
 
+    /// While this is held the rows are those of whole batches of events: [`State::place`] says exactly how far they go.
+    pub fn whole(&self) -> MutexGuard<'_, ()> {
+        self.whole.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How far the history goes; none where nothing waits for it.
+    #[must_use]
+    pub fn durable(&self) -> Option<Place> {
+        *self.durable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says how far it goes.
+    pub fn set_durable(&self, place: Place) {
+        *self.durable.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
+    }
+
     /// Takes what an earlier recorder left running, to go on with it or to close it.
     pub fn take_found(&self) -> Option<Found> {
         let found = self.read(|state| state.found.is_some());
@@ -255,7 +277,7 @@ impl Store {
         let rows: Vec<_> = self.read(|state| state.open_files.values().cloned().collect());
         let bytes = self.probe.get().map(|probe| probe.open_bytes()).unwrap_or_default();
         let with_bytes = |mut row: OpenFileRow| {
-            if let Some((read, written)) = bytes.get(&row.open_id) {
+            if let Some((read, written)) = bytes.get(&row.identity.id) {
                 row.bytes_read = i64::try_from(*read).ok();
                 row.bytes_written = i64::try_from(*written).ok();
             }

@@ -29,7 +29,7 @@ pub(super) static TABLE: Declaration<ConnectionRow> = Declaration {
         forget: |state, kept| state.connections.forget(kept),
         ends: ("eid", "agent_connections"),
     }),
-    running: Some(Running { live: |state| &mut state.live_connections, start_ns: |_| None }),
+    running: Some(Running { live: |state| &mut state.live_connections, identity: |row| row.identity }),
     fields: &[
         bigint(
             "eid",

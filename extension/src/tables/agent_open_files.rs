@@ -19,7 +19,7 @@ pub(super) static TABLE: Declaration<OpenFileRow> = Declaration {
     ended: |_| None,
     owner: |row| row.uid.into(),
     finished: None,
-    running: Some(Running { live: |state| &mut state.open_files, start_ns: |_| None }),
+    running: Some(Running { live: |state| &mut state.open_files, identity: |row| row.identity }),
     fields: &[
         bigint(
             "eid",

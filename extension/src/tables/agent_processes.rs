@@ -33,7 +33,7 @@ pub(super) static TABLE: Declaration<ProcessRow> = Declaration {
         forget: |state, kept| state.processes.forget(kept),
         ends: ("eid", "agent_processes"),
     }),
-    running: Some(Running { live: |state| &mut state.live_processes, start_ns: |row| Some(row.start_ns) }),
+    running: Some(Running { live: |state| &mut state.live_processes, identity: |row| row.identity }),
     fields: &[
         bigint(
             "eid",

@@ -3,7 +3,7 @@
 use super::{
     Declaration, Example, Finished, Info, Owner, Running, bigint, double, integer, max_rows, seconds, text, unknown,
 };
-use crate::record::rows::AgentRow;
+use crate::record::rows::{AgentRow, Identity};
 use crate::record::{State, Store};
 
 pub(super) static TABLE: Declaration<AgentRow> = Declaration {
@@ -35,7 +35,7 @@ pub(super) static TABLE: Declaration<AgentRow> = Declaration {
         forget: State::forget_agents,
         ends: ("agent_id", "ai_agents"),
     }),
-    running: Some(Running { live: |state| &mut state.live_agents, start_ns: |_| None }),
+    running: Some(Running { live: |state| &mut state.live_agents, identity: |_| Identity::default() }),
     fields: &[
         bigint(
             "agent_id",

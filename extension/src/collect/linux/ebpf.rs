@@ -3,7 +3,6 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -15,7 +14,7 @@ use super::pins::Pins;
 use super::ring::{Ring, RingMap};
 use super::{abi, adopt};
 use crate::collect::latency::Latency;
-use crate::collect::{CollectError, Collector, DegradationReason, Interest, Place, Syscalls};
+use crate::collect::{CollectError, Collector, DegradationReason, Interest, Kept, Place, Syscalls};
 use crate::event::{Event, EventKind, Mark};
 use crate::record::Probe;
 use crate::record::rows::CollectorRow;
@@ -71,6 +70,8 @@ pub struct EbpfCollector {
     /// When the ring was made, if it outlives us; else 0.
     series: u64,
     heard: Instant,
+    /// Marks that a recorder before us left in use.
+    left: Vec<Mark>,
     syscalls: Syscalls,
     attached_ns: Option<u64>,
     idle_since: Option<Instant>,
@@ -171,14 +172,14 @@ impl EbpfCollector {
     ///
     /// # Errors
     /// The reason why it cannot be done here.
-    pub fn start(interest: &Interest, syscalls: Syscalls, pins: Option<&Path>) -> Result<Self, DegradationReason> {
+    pub fn start(interest: &Interest, syscalls: Syscalls, kept: Option<Kept<'_>>) -> Result<Self, DegradationReason> {
         check_machine()?;
         log_libbpf();
         let mut open = ObjectBuilder::default().open_memory(OBJECT).map_err(|error| refused("open", &error))?;
-        let pins = pins.and_then(|folder| match Pins::open(folder) {
+        let pins = kept.and_then(|kept| match Pins::open(kept.folder, kept.durable) {
             Ok(pins) => Some(pins),
             Err(error) => {
-                tracing::error!(%error, folder = %folder.display(), "nothing will outlive the recorder");
+                tracing::error!(%error, folder = %kept.folder.display(), "nothing will outlive the recorder");
                 None
             }
         });
@@ -214,6 +215,7 @@ impl EbpfCollector {
             series: if pins.is_some() { boot_ns() } else { 0 },
             pins,
             heard: Instant::now(),
+            left: Vec::new(),
             syscalls,
             attached_ns: None,
             idle_since: None,
@@ -227,6 +229,8 @@ impl EbpfCollector {
         if collector.resumes() {
             let said = collector.said();
             collector.series = said.ring_ns;
+            collector.ring.go_to(kept.map_or(0, |kept| kept.durable.position));
+            collector.left = collector.marks_in_use();
             if collector.pins.as_ref().is_some_and(|pins| pins.is_attached(CALL_PROGRAM)) {
                 collector.attach_calls_since(said.calls_ns);
             }
@@ -331,8 +335,13 @@ impl EbpfCollector {
         }
     }
 
-    fn resumes(&self) -> bool {
-        self.pins.as_ref().is_some_and(Pins::resumes)
+    fn marks_in_use(&self) -> Vec<Mark> {
+        let used = |slot: u32| {
+            let bytes = self.maps.slots.lookup(&slot.to_ne_bytes(), MapFlags::ANY).ok()??;
+            let found: abi::aq_slot = read(&bytes).ok()?;
+            (found.state != abi::AQ_SLOT_FREE).then_some(Mark { slot, generation: found.generation })
+        };
+        ((abi::AQ_MUTED_SLOT + 1)..abi::AQ_SLOTS).filter_map(used).collect()
     }
 
     /// What was submitted and is not in the ring any more was received, by a recorder before us.
@@ -437,13 +446,8 @@ impl Collector for EbpfCollector {
         Place { series: self.series, position: self.ring.position() }
     }
 
-    fn resume(&mut self, durable: Place) -> bool {
-        let goes_on = self.resumes() && durable.series == self.series;
-        if goes_on {
-            self.ring.go_to(durable.position);
-            self.count_received();
-        }
-        goes_on
+    fn resumes(&self) -> bool {
+        self.pins.as_ref().is_some_and(Pins::resumes)
     }
 
     fn commit(&mut self, discarded: u64, durable: Option<Place>) {
@@ -455,16 +459,16 @@ impl Collector for EbpfCollector {
         for then in self.drained.drain(..) {
             self.shared.latency.add(now.saturating_sub(then));
         }
-        let durable = durable.filter(|durable| self.series != 0 && durable.series == self.series);
-        self.ring.commit(durable.map_or(u64::MAX, |durable| durable.position));
+        self.ring.commit(match durable.filter(|_| self.series != 0) {
+            Some(durable) if durable.series == self.series => durable.position,
+            Some(_) => 0,
+            None => u64::MAX,
+        });
     }
 
     fn keep_marks(&mut self, used: &HashSet<Mark>) {
-        for slot in (abi::AQ_MUTED_SLOT + 1)..abi::AQ_SLOTS {
-            let bytes = self.maps.slots.lookup(&slot.to_ne_bytes(), MapFlags::ANY).ok().flatten();
-            let Some(found) = bytes.and_then(|bytes| read::<abi::aq_slot>(&bytes).ok()) else { continue };
-            let mark = Mark { slot, generation: found.generation };
-            if found.state != abi::AQ_SLOT_FREE && !used.contains(&mark) {
+        for mark in std::mem::take(&mut self.left) {
+            if !used.contains(&mark) {
                 self.release(mark);
             }
         }

@@ -15,11 +15,8 @@ use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, Object, OpenObject};
 use super::abi;
 use super::decode::read;
 use super::ebpf::{OBJECT, PROCESS_PROGRAMS, attach};
-use crate::collect::{DegradationReason, boot_ns};
+use crate::collect::{DegradationReason, Place, boot_ns};
 use crate::trust;
-
-/// Where the BPF file system is, when it is mounted, and the folder for this in it.
-pub const DEFAULT: &str = "/sys/fs/bpf/agentquery";
 
 /// `BPF_FS_MAGIC` (`include/uapi/linux/magic.h`).
 const BPF_FS: i64 = 0xcafe_4a11;
@@ -49,12 +46,13 @@ pub fn can_hold(directory: &Path) -> bool {
     let mut found: libc::statfs = unsafe { std::mem::zeroed() };
     // SAFETY: a string that ends, and a valid statfs.
     let result = unsafe { libc::statfs(name.as_ptr(), &raw mut found) };
-    result == 0 && i64::from(found.f_type) == BPF_FS
+    result == 0 && found.f_type == BPF_FS
 }
 
 impl Pins {
-    /// Makes the folder, and removes what other versions left in it: their programs end.
-    pub(super) fn open(root: &Path) -> io::Result<Self> {
+    /// Makes the folder, and removes what is in it but for what can be gone on with, behind the place `durable`: the
+    /// programs end.
+    pub(super) fn open(root: &Path, durable: Place) -> io::Result<Self> {
         // FNV-1a, 64 bits: it tells versions apart, nobody else can write there.
         let hash = OBJECT
             .iter()
@@ -72,7 +70,7 @@ impl Pins {
             remove(&other)?;
         }
         let mut pins = Self { folder: own, resumes: true, _lock: lock };
-        if !pins.are_live() {
+        if !pins.are_live(durable) {
             pins.resumes = false;
             clear(std::fs::read_dir(&pins.folder)?)?;
         }
@@ -84,15 +82,17 @@ impl Pins {
         self.resumes
     }
 
-    /// Whether the programs of a recorder before this one are all attached, and did not fall silent.
-    fn are_live(&self) -> bool {
-        let heard_ns = || {
+    /// Whether the programs of a recorder before this one are all attached and did not fall silent, and the history goes
+    /// as far as their ring.
+    fn are_live(&self, durable: Place) -> bool {
+        let said = || {
             let map = MapHandle::from_pinned_path(self.map(RECORDER)).ok()?;
-            let said: abi::aq_recorder = read(&map.lookup(&0_u32.to_ne_bytes(), MapFlags::ANY).ok()??).ok()?;
-            Some(said.heard_ns)
+            read::<abi::aq_recorder>(&map.lookup(&0_u32.to_ne_bytes(), MapFlags::ANY).ok()??).ok()
         };
-        PROCESS_PROGRAMS.iter().all(|name| self.link(name).exists())
-            && heard_ns().is_some_and(|heard| boot_ns().saturating_sub(heard) < FRESH_NS)
+        let goes_on = |said: abi::aq_recorder| {
+            said.ring_ns == durable.series && boot_ns().saturating_sub(said.heard_ns) < FRESH_NS
+        };
+        PROCESS_PROGRAMS.iter().all(|name| self.link(name).exists()) && said().is_some_and(goes_on)
     }
 
     /// Has the maps taken from there, or put there.

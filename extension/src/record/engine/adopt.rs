@@ -119,7 +119,7 @@ impl Engine {
             mark: started.mark,
             read_ns: 0,
         };
-        self.processes.insert(started.process.pid, process);
+        self.know(process);
     }
 
     fn adopt_open(&mut self, open: &[Event], again: &mut Again) {

@@ -3,21 +3,102 @@
 //! A row goes on when what it is about lives on; all others get an end that is not known. What happened between the two
 //! recorders is in no row.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{Engine, Instance, Process, agent_id};
-use crate::event::{Event, Exec, ProcessKey};
+use crate::event::{Event, Exec, Mark, ProcessKey};
+use crate::record::clock::unix_ns;
 use crate::record::files::end_unknown;
-use crate::record::found::{Again, Found};
+use crate::record::found::{Again, Found, Rows};
 use crate::record::rows::{AgentRow, ConnectionRow, ProcessRow};
 
 /// The state of what ended while nothing was recorded.
 const UNKNOWN: &str = "unknown";
 
+/// The mark of what had none.
+const NOWHERE: Mark = Mark { slot: u32::MAX, generation: 0 };
+
 /// A root process that has ended.
 const NOBODY: ProcessKey = ProcessKey { pid: 0, start_ns: 0 };
 
 impl Engine {
+    /// Goes on where an earlier recorder ended, as if there had been no end: all that happened since is still to come,
+    /// and what ended meanwhile too. Once, before the first event.
+    pub fn go_on(&mut self, boot_ns: u64) {
+        self.clock.set(unix_ns(), boot_ns);
+        let Found { here, gone } = self.store.take_found().unwrap_or_default();
+        let mut again = Again::new(Found { here: Rows { agents: here.agents, ..Rows::default() }, gone });
+        for row in here.processes {
+            match self.instance_again(row.agent_id, &mut again) {
+                Some((index, instance)) => self.know_again(row, index, instance),
+                None => again.gone.processes.push(row),
+            }
+        }
+        for row in here.connections {
+            let owner = self.owner_again(&row);
+            self.connections.know_again(row, owner, &self.store);
+        }
+        for row in here.open_files {
+            let instance =
+                self.instances.values().map(|instance| &instance.row).find(|agent| agent.agent_id == row.agent_id);
+            self.files.know_again(row, instance, &self.store);
+        }
+        self.close_left(again, boot_ns);
+        // Those without a process end with the next batch.
+        for instance in self.instances.values_mut() {
+            instance.changed = true;
+        }
+    }
+
+    /// Marks in use.
+    #[must_use]
+    pub fn marks(&self) -> HashSet<Mark> {
+        self.marks.keys().copied().collect()
+    }
+
+    fn know_again(&mut self, row: ProcessRow, index: usize, mut instance: Instance) {
+        let mark = row.identity.mark.unwrap_or(NOWHERE);
+        let key = ProcessKey { pid: u32::try_from(row.pid).unwrap_or(0), start_ns: row.identity.start_ns };
+        if agent_id(&self.boot.id, key) == instance.row.agent_id {
+            instance.root = key;
+        }
+        instance.alive += 1;
+        self.instances.insert(index, instance);
+        let tree = self.marks.entry(mark).or_insert((0, Some(index)));
+        tree.0 += 1;
+        tree.1 = tree.1.filter(|only| *only == index);
+        let process = Process {
+            key,
+            instance: index,
+            eid: row.eid,
+            name: row.name.clone(),
+            uid: row.uid.and_then(|uid| u32::try_from(uid).ok()),
+            main: row.identity.main,
+            mark,
+            read_ns: 0,
+        };
+        self.store.update(|state| state.live_processes.insert(row.eid, row));
+        self.know(process);
+    }
+
+    /// The owner of a connection, who may have ended.
+    fn owner_again(&self, row: &ConnectionRow) -> Process {
+        let key = ProcessKey { pid: u32::try_from(row.pid).unwrap_or(0), start_ns: row.identity.start_ns };
+        let known = self.processes.get(&key.pid).filter(|process| process.key == key);
+        let instance = self.instances.iter().find(|(_, instance)| instance.row.agent_id == row.agent_id);
+        known.cloned().unwrap_or_else(|| Process {
+            key,
+            // One that has ended is none.
+            instance: instance.map_or(usize::MAX, |(index, _)| *index),
+            eid: row.process_eid,
+            name: row.name.clone(),
+            uid: row.uid.and_then(|uid| u32::try_from(uid).ok()),
+            main: false,
+            mark: NOWHERE,
+            read_ns: 0,
+        })
+    }
+
     /// Goes on with the row of a process that lives on. False when there is none, or it is another agent by now.
     pub(super) fn resume(&mut self, event: &Event, exec: &Exec, again: &mut Again) -> bool {
         let Some(before) = again.process(event.process) else { return false };
@@ -68,7 +149,7 @@ impl Engine {
             read_ns: event.boot_ns,
         };
         self.store.update(|state| state.live_processes.insert(row.eid, row));
-        self.processes.insert(event.process.pid, process);
+        self.know(process);
         true
     }
 

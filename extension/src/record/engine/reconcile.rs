@@ -128,7 +128,6 @@ impl Engine {
             state: "running",
             how: if exec { "fork" } else { "adopted" },
             container_id: instance.container_id.clone(),
-            start_ns: key.start_ns,
             ..ProcessRow::default()
         };
         instance.alive += 1;
@@ -138,10 +137,7 @@ impl Engine {
         if let Some(tree) = self.marks.get_mut(&event.mark) {
             tree.0 += 1;
         }
-        self.processes.insert(
-            key.pid,
-            Process { key, instance: index, eid, name, uid, main: false, mark: event.mark, read_ns: 0 },
-        );
+        self.know(Process { key, instance: index, eid, name, uid, main: false, mark: event.mark, read_ns: 0 });
     }
 
     /// The nearest process at or above `pid` that is of the event's tree.
