@@ -96,6 +96,7 @@ impl Writer {
             flushed: Instant::now(),
             stored: Instant::now(),
             committed: Instant::now(),
+            series: 0,
             refreshed: Instant::now(),
             unmoved: true,
             tidied: None,
@@ -141,6 +142,8 @@ struct Work {
     stored: Instant,
     /// When something was stored, be it only that there was nothing.
     committed: Instant,
+    /// The series of events that the file knows: the next recorder goes on with no other.
+    series: u64,
     /// When running rows were stored that only changed.
     refreshed: Instant,
     /// The log has rows.
@@ -219,6 +222,7 @@ impl Work {
                 }
                 self.find(running);
                 self.highest = self.highest.max(mark.eid);
+                self.series = place_of(&mark).series;
                 self.store.set_durable(place_of(&mark));
                 let readers = history.readers();
                 self.history = Some(history);
@@ -302,13 +306,13 @@ impl Work {
     }
 
     fn store_and_tidy(&mut self) -> Result<(), HistoryError> {
-        let (finished, (begun, changed), lives) = {
+        let (finished, (begun, changed), lives, series) = {
             let _whole = self.store.whole();
             self.store.read(|state| {
                 if state.finished() == 0 && state.running() == (0, 0) && state.found.is_none() {
                     self.store.set_durable(state.place); // nothing of it has to be stored
                 }
-                (state.finished(), state.running(), !state.live_agents.is_empty())
+                (state.finished(), state.running(), !state.live_agents.is_empty(), state.place.series)
             })
         };
         let waiting = finished + begun;
@@ -317,7 +321,7 @@ impl Work {
             return Ok(());
         }
         let refresh = self.refreshed.elapsed() > REFRESH;
-        if waiting > 0 || changed > 0 && refresh || lives && self.committed.elapsed() > BEAT {
+        if waiting > 0 || changed > 0 && refresh || lives && self.committed.elapsed() > BEAT || series != self.series {
             self.flush(true)?;
         }
         if waiting > 0 {
@@ -386,6 +390,7 @@ impl Work {
         self.doubtful = None;
         forget(&self.store, &moment.finished);
         self.store.set_durable(place);
+        self.series = place.series;
         self.committed = Instant::now();
         if changed {
             self.refreshed = self.committed;
