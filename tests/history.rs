@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use agentquery::history::{
     Conditions, History, HistoryError, Mark, OpenNote, Query, Retention, RunningRow, Settings, VERSION, Writer,
 };
-use agentquery::record::Store;
 use agentquery::record::rows::ProcessRow;
+use agentquery::record::{State, Store};
 use agentquery::tables::constraint::{Constraint, Op};
 use agentquery::tables::filter::Filter;
 use agentquery::tables::{self, Column, ColumnType, Viewer};
@@ -139,22 +139,21 @@ fn begin(history: &mut History, numbers: std::ops::Range<i64>) {
     let mark = history.mark().unwrap();
     let mut flush = history.flush().unwrap();
     for table in RUNNING {
-        flush.begin(table, BOOT, &running(table, numbers.clone())).unwrap();
+        flush.begin(tables::find(table).unwrap(), BOOT, &running(table, numbers.clone())).unwrap();
     }
     flush.commit(&mark).unwrap();
 }
 
+/// Running rows of a table, with the boot that they are of.
+fn found(history: &History, table: &str) -> Vec<(String, RunningRow)> {
+    let found = history.running().unwrap().into_iter().filter(|found| found.table.info().name == table);
+    found.map(|found| (found.boot, found.row)).collect()
+}
+
 fn assert_runs(history: &History, numbers: std::ops::Range<i64>) {
-    for found in history.running().unwrap() {
-        let rows: Vec<_> =
-            running(found.table, numbers.clone()).into_iter().map(|row| (BOOT.to_owned(), row)).collect();
-        let time = found.columns.iter().position(|column| *column == "time").unwrap();
-        // It is not stored.
-        let rows = rows.into_iter().map(|(boot, mut row)| {
-            row.values[time] = Value::Null;
-            (boot, row)
-        });
-        assert_eq!(found.rows, rows.collect::<Vec<_>>(), "{}", found.table);
+    for table in RUNNING {
+        let rows: Vec<_> = running(table, numbers.clone()).into_iter().map(|row| (BOOT.to_owned(), row)).collect();
+        assert_eq!(found(history, table), rows, "{table}");
     }
 }
 
@@ -165,7 +164,6 @@ fn running_rows_come_back_until_they_end() {
     begin(&mut history, 0..50);
     drop(history);
     let mut history = open(&path);
-    assert_eq!(history.running().unwrap().iter().map(|rows| rows.table).collect::<Vec<_>>(), RUNNING);
     assert_runs(&history, 0..50);
     // They are no rows of the tables, and end in the moment in which those appear.
     let end = |history: &mut History, commit: bool| {
@@ -246,7 +244,7 @@ fn what_runs_when_a_recorder_ends_is_found_by_the_next() {
         state.live_processes.insert(2, process(2, "running"));
     });
     // Whether they have been stored as running or not.
-    wait_until("they are stored", || store.read(|state| state.running()) == (0, 0));
+    wait_until("they are stored", || store.read(State::running) == (0, 0));
     std::thread::sleep(Duration::from_millis(700));
     store.update(|state| {
         let ended = state.live_processes.remove(1).unwrap();
@@ -284,8 +282,8 @@ fn what_runs_when_a_recorder_ends_is_found_by_the_next() {
     let mut ended: Vec<_> = all(&history, "agent_processes", &ALL).unwrap().iter().map(|row| row.0).collect();
     ended.sort_unstable();
     assert_eq!(ended, [1, 2, 4]);
-    let running: Vec<_> = history.running().unwrap().into_iter().flat_map(|rows| rows.rows).collect();
-    assert_eq!(running.len(), 1);
+    let running = found(&history, "agent_processes");
+    assert_eq!((running.len(), history.running().unwrap().len()), (1, 1));
     assert_eq!((&*running[0].0, &running[0].1.values[0]), ("two", &Value::Integer(3)));
 }
 
@@ -680,9 +678,10 @@ fn a_database_of_version_1_is_read() {
     drop(file);
     let history = open(&path);
     assert_eq!(history.mark().unwrap().position, 100);
-    for found in history.running().unwrap() {
-        let keys: Vec<_> = found.rows.iter().map(|(boot, row)| (&**boot, row.owner, row.start_ns)).collect();
-        assert_eq!(keys, [(BOOT, Some(7), Some(49)), (BOOT, Some(8), Some(56))], "{}", found.table);
+    for table in RUNNING {
+        let keys: Vec<_> =
+            found(&history, table).into_iter().map(|(boot, row)| (boot, row.owner, row.start_ns)).collect();
+        assert_eq!(keys, [7, 8].map(|n| (BOOT.to_owned(), Some(n), Some(n * 7))), "{table}");
     }
     for table in ["ai_agents", "agent_processes", "agent_connections", TABLE] {
         let mut rows = expected(table, 0..100);

@@ -324,15 +324,16 @@ fn a_history_that_is_opened_late_is_closed_and_no_agent_doubled() {
 /// What a recorder left in its file: each row has either ended or not, and where it is running it is there once.
 fn assert_apart(database: &Path) {
     let file = duckdb::Connection::open(database).unwrap();
-    for (table, key, ended) in [
-        ("ai_agents", "agent_id", "SELECT agent_id FROM ai_agents"),
-        ("agent_processes", "eid", "SELECT eid FROM agent_processes"),
-        ("agent_connections", "eid", "SELECT eid FROM agent_connections"),
-        ("agent_open_files", "eid", "SELECT open_eid FROM agent_file_ops WHERE operation = 'close'"),
+    for (table, ended) in [
+        ("ai_agents", "SELECT agent_id FROM ai_agents"),
+        ("agent_processes", "SELECT eid FROM agent_processes"),
+        ("agent_connections", "SELECT eid FROM agent_connections"),
+        ("agent_open_files", "SELECT open_eid FROM agent_file_ops WHERE operation = 'close'"),
     ] {
         let count = |sql: String| file.query_row(&sql, [], |row| row.get::<_, i64>(0)).unwrap();
-        assert_eq!(count(format!("SELECT count(*) FROM running_{table} WHERE {key} IN ({ended})")), 0, "{table}");
-        assert_eq!(count(format!("SELECT count(*) - count(DISTINCT {key}) FROM running_{table}")), 0, "{table}");
+        let running = format!("FROM running WHERE of = '{table}'");
+        assert_eq!(count(format!("SELECT count(*) {running} AND key IN ({ended})")), 0, "{table}");
+        assert_eq!(count(format!("SELECT count(*) - count(DISTINCT key) {running}")), 0, "{table}");
     }
 }
 

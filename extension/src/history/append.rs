@@ -108,7 +108,7 @@ impl Flush<'_> {
 }
 
 /// A cell for a column of that type. A value of another type, which no declaration gives, is stored as NULL.
-pub(super) struct Cell<'a>(pub(super) &'a Value, pub(super) ColumnType);
+struct Cell<'a>(&'a Value, ColumnType);
 
 impl ToSql for Cell<'_> {
     #[allow(clippy::cast_precision_loss)] // a DOUBLE column was asked for

@@ -14,7 +14,8 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::{History, HistoryError, LOG_LIMIT, Mark, OpenNote, Readers, Retention, RunningRow, RunningRows};
+use super::running::{FoundRow, key};
+use super::{History, HistoryError, LOG_LIMIT, Mark, OpenNote, Readers, Retention, RunningRow};
 use crate::record::clock::unix_ns;
 use crate::record::found::Found;
 use crate::record::{State, Store};
@@ -226,19 +227,14 @@ impl Work {
     }
 
     /// Hands on what the file has of running rows, but for those that are of this recorder.
-    fn find(&mut self, running: Vec<RunningRows>) {
+    fn find(&mut self, running: Vec<FoundRow>) {
         let before = std::mem::take(&mut self.running);
         let mut found = Found::default();
-        for RunningRows { table, columns, rows } in running {
-            let own = before.get(table);
-            let keys = self.running.entry(table).or_default();
-            let place = tables::find(table).map_or(0, Table::key);
-            for (boot, row) in rows {
-                let Some(key) = key(&row.values, place) else { continue };
-                keys.insert(key);
-                if own.is_none_or(|own| !own.contains(&key)) {
-                    found.add(table, &columns, &row, !boot.is_empty() && boot == self.boot);
-                }
+        for FoundRow { table, key, boot, row } in running {
+            let name = table.info().name;
+            self.running.entry(name).or_default().insert(key);
+            if before.get(name).is_none_or(|own| !own.contains(&key)) {
+                found.add(table, &row, !boot.is_empty() && boot == self.boot);
             }
         }
         self.store.update(|state| {
@@ -405,7 +401,7 @@ impl Work {
             let running = self.running.entry(name).or_default();
             let before: Vec<_> = keys.iter().copied().filter(|key| running.contains(key)).collect();
             flush.end(name, &before)?;
-            flush.begin(name, &self.boot, rows)?;
+            flush.begin(*table, &self.boot, rows)?;
             running.extend(keys);
         }
         flush.commit(&Mark { eid: highest, ..mark })?;
@@ -424,10 +420,6 @@ impl Work {
 /// The number of the last flush, which is when it was.
 fn number(mark: &Mark) -> i64 {
     mark.data.as_slice().try_into().map_or(0, i64::from_le_bytes)
-}
-
-fn key(row: &[Value], place: usize) -> Option<i64> {
-    if let Some(Value::Integer(key)) = row.get(place) { Some(*key) } else { None }
 }
 
 fn forget(store: &Store, batches: &[Pending]) {

@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use super::rows::{AgentRow, ConnectionRow, OpenFileRow, ProcessRow};
 use crate::event::{Connection, Event, EventKind, Open, OpenMode, ProcessKey};
 use crate::history::RunningRow;
+use crate::tables::{Column, Table};
 use crate::value::{Text, Value};
 
 /// Rows of one kind or another.
@@ -31,11 +32,11 @@ pub struct Found {
 }
 
 impl Found {
-    /// Adds a row of the table. `columns`: the names of its cells.
-    pub fn add(&mut self, table: &str, columns: &[&'static str], row: &RunningRow, here: bool) {
-        let cells = Cells { columns, values: &row.values };
+    /// Adds a row of the table, of this boot or not.
+    pub fn add(&mut self, table: &dyn Table, row: &RunningRow, here: bool) {
+        let cells = Cells { columns: &table.columns(), values: &row.values };
         let rows = if here { &mut self.here } else { &mut self.gone };
-        match table {
+        match table.info().name {
             "ai_agents" => rows.agents.push(agent(&cells)),
             "agent_processes" => rows.processes.push(process(&cells, row.start_ns)),
             "agent_connections" => rows.connections.push(connection(&cells, row.owner)),
@@ -171,13 +172,13 @@ fn key_of(row: &ProcessRow) -> Option<ProcessKey> {
 
 /// Cells of a row, by the names of their columns.
 struct Cells<'a> {
-    columns: &'a [&'static str],
+    columns: &'a [&'a Column],
     values: &'a [Value],
 }
 
 impl Cells<'_> {
     fn get<T: FromCell>(&self, name: &str) -> T {
-        let place = self.columns.iter().position(|column| *column == name);
+        let place = self.columns.iter().position(|column| column.name == name);
         T::from_cell(place.and_then(|place| self.values.get(place)).unwrap_or(&Value::Null))
     }
 }
@@ -317,7 +318,7 @@ mod tests {
             let (name, row) = (table.info().name, full(table));
             let columns: Vec<_> = table.columns().iter().map(|column| column.name).collect();
             let mut found = Found::default();
-            found.add(name, &columns, &row, true);
+            found.add(table, &row, true);
             let store = Store::default();
             store.update(|state| {
                 found.here.agents.iter().for_each(|row| state.live_agents.insert(1, row.clone()));
