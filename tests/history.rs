@@ -10,7 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use agentquery::history::{History, HistoryError, Mark, OpenNote, Query, Retention, VERSION};
+use agentquery::history::{
+    History, HistoryError, Mark, OpenNote, Query, Retention, RunningRow, Settings, VERSION, Writer,
+};
+use agentquery::record::rows::{Identity, ProcessRow};
+use agentquery::record::{State, Store};
 use agentquery::tables::constraint::{Constraint, Op};
 use agentquery::tables::filter::Filter;
 use agentquery::tables::{self, Column, ColumnType, Viewer};
@@ -120,6 +124,170 @@ fn a_flush_that_is_dropped_leaves_nothing() {
     drop(dropped);
     assert_eq!(values(all(&history, TABLE, &ALL).unwrap()), expected(TABLE, 0..10));
     assert_eq!(history.mark().unwrap().position, 10);
+}
+
+const RUNNING: [&str; 4] = ["ai_agents", "agent_processes", "agent_connections", "agent_open_files"];
+const BOOT: &str = "8c2f9d0e-boot";
+
+fn identity(start_ns: u64) -> Identity {
+    Identity { start_ns, ..Identity::default() }
+}
+
+fn running(table: &str, numbers: std::ops::Range<i64>) -> Vec<RunningRow> {
+    let row = |n| RunningRow { values: row(table, n), owner: Some(n), identity: identity(n.unsigned_abs() * 7) };
+    numbers.map(row).collect()
+}
+
+fn begin(history: &mut History, numbers: std::ops::Range<i64>) {
+    let mark = history.mark().unwrap();
+    let mut flush = history.flush().unwrap();
+    for table in RUNNING {
+        flush.begin(tables::find(table).unwrap(), BOOT, &running(table, numbers.clone())).unwrap();
+    }
+    flush.commit(&mark).unwrap();
+}
+
+/// Running rows of a table, with the boot that they are of.
+fn found(history: &History, table: &str) -> Vec<(String, RunningRow)> {
+    let found = history.running().unwrap().into_iter().filter(|found| found.table.info().name == table);
+    found.map(|found| (found.boot, found.row)).collect()
+}
+
+fn assert_runs(history: &History, numbers: std::ops::Range<i64>) {
+    for table in RUNNING {
+        let rows: Vec<_> = running(table, numbers.clone()).into_iter().map(|row| (BOOT.to_owned(), row)).collect();
+        assert_eq!(found(history, table), rows, "{table}");
+    }
+}
+
+#[test]
+fn running_rows_come_back_until_they_end() {
+    let (_folder, path) = place();
+    let mut history = open(&path);
+    begin(&mut history, 0..50);
+    drop(history);
+    let mut history = open(&path);
+    assert_runs(&history, 0..50);
+    // They are no rows of the tables, and end in the moment in which those appear.
+    let end = |history: &mut History, commit: bool| {
+        let mut flush = history.flush().unwrap();
+        for table in RUNNING {
+            let rows: Vec<_> = (0..20).map(|n| row(table, n)).collect();
+            let key = tables::find(table).unwrap().key();
+            let keys = rows.iter().map(|row| if let Value::Integer(key) = row[key] { key } else { panic!("no key") });
+            flush.end(table, &keys.collect::<Vec<_>>()).unwrap();
+            flush.append(table, &mut rows.iter().map(|row| (&row[..], Some(1000)))).unwrap();
+        }
+        if commit {
+            flush.commit(&Mark::default()).unwrap();
+        }
+    };
+    end(&mut history, false);
+    assert_runs(&history, 0..50);
+    assert_eq!(all(&history, "agent_processes", &ALL).unwrap(), []);
+    end(&mut history, true);
+    drop(history);
+    let history = open(&path);
+    assert_runs(&history, 20..50);
+    assert_eq!(values(all(&history, "agent_processes", &ALL).unwrap()), expected("agent_processes", 0..20));
+}
+
+#[test]
+fn a_row_whose_end_is_not_known_is_of_the_time_of_its_start() {
+    let (_folder, path) = place();
+    let mut history = open(&path);
+    let table = "agent_processes";
+    let seconds = |row: &[Value], column: &str| match row[index(table, column)] {
+        Value::Integer(time) => time,
+        _ => panic!("no {column}"),
+    };
+    let ended = row(table, 0);
+    // One that ended after it, and one that began after it and of whose end nothing is known.
+    let since = seconds(&ended, "time") + 10;
+    let late = |mut row: Vec<Value>, eid, column: &str, value: Value| {
+        row[index(table, "eid")] = Value::Integer(eid);
+        row[index(table, column)] = value;
+        row
+    };
+    let unknown = |n, eid| late(row(table, n), eid, "end_time", Value::Null);
+    let rows = [ended.clone(), unknown(0, 1), unknown(11_000, 2), late(ended, 3, "end_time", Value::Integer(since))];
+    let mut flush = history.flush().unwrap();
+    flush.append(table, &mut rows.iter().map(|row| (&row[..], None))).unwrap();
+    flush.commit(&Mark::default()).unwrap();
+    let found = all(&history, table, &Query { since: Some(since), ..ALL }).unwrap();
+    assert_eq!(found.iter().map(|row| row.0).collect::<Vec<_>>(), [3, 2]);
+}
+
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn record(path: &Path, boot: &str) -> (Writer, Arc<Store>, i64) {
+    let (settings, store) =
+        (Settings { path: path.into(), retention: Retention::default() }, Arc::new(Store::default()));
+    let (writer, highest) = Writer::start(settings, boot, Arc::clone(&store)).unwrap();
+    (writer, store, highest)
+}
+
+fn process(eid: i64, state: &'static str) -> ProcessRow {
+    let identity = identity(eid.unsigned_abs());
+    ProcessRow { eid, pid: eid, identity, time_ns: START + eid, state, how: "exec", ..ProcessRow::default() }
+}
+
+#[test]
+fn what_runs_when_a_recorder_ends_is_found_by_the_next() {
+    let (_folder, path) = place();
+    let (writer, store, _) = record(&path, "one");
+    store.update(|state| {
+        state.live_processes.insert(1, process(1, "running"));
+        state.live_processes.insert(2, process(2, "running"));
+    });
+    // Whether they have been stored as running or not.
+    wait_until("they are stored", || store.read(State::running) == (0, 0));
+    std::thread::sleep(Duration::from_millis(700));
+    store.update(|state| {
+        let ended = state.live_processes.remove(1).unwrap();
+        state.processes.push(ProcessRow { state: "exited", ..ended });
+        state.live_processes.insert(2, ProcessRow { name: "other".into(), ..process(2, "running") });
+        state.live_processes.insert(3, process(3, "running"));
+        let ended = process(4, "exited");
+        state.processes.push(ended);
+    });
+    drop(writer);
+    for (boot, here) in [("one", true), ("two", false)] {
+        let (writer, store, highest) = record(&path, boot);
+        assert_eq!(highest, 4);
+        // Nothing is stored before somebody has seen to it.
+        store.update(|state| state.processes.push(process(5, "exited")));
+        std::thread::sleep(Duration::from_millis(700));
+        assert_eq!(store.finished(), 1);
+        let found = store.read(|state| state.found.clone()).unwrap();
+        let rows = if here { &found.here } else { &found.gone };
+        let rows: Vec<_> = rows.processes.iter().map(|row| (row.eid, row.identity.start_ns, &*row.name)).collect();
+        assert_eq!(rows, [(2, 2, "other"), (3, 3, "")]);
+        assert_eq!(found.here.processes.len() + found.gone.processes.len(), 2);
+        // It ends before that: nothing is lost and nothing twice.
+        drop(writer);
+    }
+    let (writer, store, _) = record(&path, "two");
+    store.take_found().unwrap();
+    store.update(|state| {
+        state.processes.push(process(2, "unknown"));
+        state.live_processes.insert(3, process(3, "running"));
+    });
+    wait_until("they are stored", || store.finished() == 0);
+    drop(writer);
+    let history = open(&path);
+    let mut ended: Vec<_> = all(&history, "agent_processes", &ALL).unwrap().iter().map(|row| row.0).collect();
+    ended.sort_unstable();
+    assert_eq!(ended, [1, 2, 4]);
+    let running = found(&history, "agent_processes");
+    assert_eq!((running.len(), history.running().unwrap().len()), (1, 1));
+    assert_eq!((&*running[0].0, &running[0].1.values[0]), ("two", &Value::Integer(3)));
 }
 
 /// Not a test of its own: what `what_was_flushed_survives_a_kill` kills.
@@ -569,6 +737,11 @@ fn a_database_of_version_1_is_read() {
     drop(file);
     let history = open(&path);
     assert_eq!(history.mark().unwrap().position, 100);
+    for table in RUNNING {
+        let keys: Vec<_> =
+            found(&history, table).into_iter().map(|(boot, row)| (boot, row.owner, row.identity.start_ns)).collect();
+        assert_eq!(keys, [7, 8].map(|n| (BOOT.to_owned(), Some(n), n.unsigned_abs() * 7)), "{table}");
+    }
     for table in ["ai_agents", "agent_processes", "agent_connections", TABLE] {
         let mut rows = expected(table, 0..100);
         for (index, column) in columns(table).into_iter().enumerate().filter(|(_, column)| column.name != "time") {
@@ -592,5 +765,6 @@ fn write_a_fixture() {
     for table in ["ai_agents", "agent_processes", "agent_connections", TABLE] {
         flush(&mut history, table, 0..100).unwrap();
     }
+    begin(&mut history, 7..9);
     history.checkpoint().unwrap();
 }

@@ -94,6 +94,7 @@ fn a_kill_in_a_storm_loses_a_second_and_doubles_nothing() {
         recorder.kill();
         storm.kill().unwrap();
         storm.wait().unwrap();
+        assert_apart(&database);
         let recorder = start(folder.path(), &database);
         assert_eq!(fault(&recorder), "");
         assert_eq!(number(&recorder, &sure), rows);
@@ -236,6 +237,7 @@ fn an_agent_that_outlives_the_recorder_keeps_its_rows() {
     let before = old_keys(&recorder);
     assert!(before.iter().all(|(_, keys)| !keys.is_empty()), "{before:?}");
     recorder.kill();
+    assert_apart(&database);
     worker.leave();
 
     // Killed again before it may have stored anything, and then in peace.
@@ -243,7 +245,7 @@ fn an_agent_that_outlives_the_recorder_keeps_its_rows() {
     assert_kept(&before, &recorder);
     recorder.kill();
     for graceful in [true, false] {
-        let mut recorder = start(folder.path(), &database);
+        let recorder = start(folder.path(), &database);
         assert_eq!(fault(&recorder), "");
         assert_eq!(worker.id(&recorder), id);
         assert_eq!(program(&recorder, worker.stays), stays);
@@ -266,8 +268,9 @@ fn an_agent_that_outlives_the_recorder_keeps_its_rows() {
             recorder.wait_for(&running, "0");
             assert_eq!(program(&recorder, worker.stays)["signal"].as_deref(), Some("15"));
             assert_kept(&before, &recorder);
-            recorder.kill();
+            recorder.end();
         }
+        assert_apart(&database);
     }
 }
 
@@ -316,6 +319,22 @@ fn a_history_that_is_opened_late_is_closed_and_no_agent_doubled() {
         number(&third, &format!("SELECT count(*) FROM agent_processes WHERE agent_id = {id} AND state = 'running'")),
         0
     );
+}
+
+/// What a recorder left in its file: each row has either ended or not, and where it is running it is there once.
+fn assert_apart(database: &Path) {
+    let file = duckdb::Connection::open(database).unwrap();
+    for (table, ended) in [
+        ("ai_agents", "SELECT agent_id FROM ai_agents"),
+        ("agent_processes", "SELECT eid FROM agent_processes"),
+        ("agent_connections", "SELECT eid FROM agent_connections"),
+        ("agent_open_files", "SELECT open_eid FROM agent_file_ops WHERE operation = 'close'"),
+    ] {
+        let count = |sql: String| file.query_row(&sql, [], |row| row.get::<_, i64>(0)).unwrap();
+        let running = format!("FROM running WHERE of = '{table}'");
+        assert_eq!(count(format!("SELECT count(*) {running} AND key IN ({ended})")), 0, "{table}");
+        assert_eq!(count(format!("SELECT count(*) - count(DISTINCT key) {running}")), 0, "{table}");
+    }
 }
 
 /// A small file system, as long as it lives.

@@ -16,7 +16,7 @@ pub struct ProcessKey {
 }
 
 /// The collector's mark of a process tree: which slot, and in which use of that slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Mark {
     /// Index of the slot.
     pub slot: u32,

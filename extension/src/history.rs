@@ -20,7 +20,7 @@ pub use error::HistoryError;
 pub use open::OpenNote;
 pub use read::{Cursor, Reader, Readers, Row};
 pub use retain::{Pruned, Retention};
-pub use running::{RunningRow, RunningRows};
+pub use running::{FoundRow, RunningRow};
 pub use schema::VERSION;
 pub use writer::{Settings, Writer};
 
@@ -43,8 +43,6 @@ pub struct History {
     /// Where readers' connections come from.
     readers: Readers,
     kept: Arc<[Kept]>,
-    /// The tables of rows that can still change.
-    running: Vec<Kept>,
     /// After the connections: the file is somebody else's only when all are closed, the readers' too.
     _lock: Arc<File>,
 }

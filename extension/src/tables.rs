@@ -274,8 +274,8 @@ pub trait Table: Sync {
     fn ends(&self) -> Option<(usize, &'static str)>;
     /// Whether it has rows that can still change.
     fn is_running(&self) -> bool;
-    /// Its running rows that the history does not have; with those that it has as they were, when they are asked for.
-    fn running(&self, state: &mut State, changed: bool) -> Vec<RunningRow>;
+    /// Its running rows that the history does not have, or not as they are.
+    fn running(&self, state: &mut State) -> Vec<RunningRow>;
 
     /// The column that tells its rows apart: the number of each, or of what it is about.
     fn key(&self) -> usize {
@@ -350,14 +350,14 @@ impl<R: Clone + Send + Sync + 'static> Table for Declaration<R> {
         self.running.is_some()
     }
 
-    fn running(&self, state: &mut State, changed: bool) -> Vec<RunningRow> {
+    fn running(&self, state: &mut State) -> Vec<RunningRow> {
         let Some(running) = &self.running else { return Vec::new() };
         let row = |row: &R| RunningRow {
             values: self.fields.iter().map(|field| (field.value)(row)).collect(),
             owner: if let Owner::User(uid) = (self.owner)(row) { Some(uid) } else { None },
             identity: (running.identity)(row),
         };
-        (running.live)(state).take_new(changed).map(row).collect()
+        (running.live)(state).take_new().map(row).collect()
     }
 }
 

@@ -131,13 +131,13 @@ impl Flush<'_> {
     }
 }
 
-pub(super) fn number(integer: Option<i64>) -> ToSqlOutput<'static> {
+fn number(integer: Option<i64>) -> ToSqlOutput<'static> {
     integer.map_or(ToSqlOutput::Owned(Owned::Null), |integer| ToSqlOutput::Borrowed(ValueRef::BigInt(integer)))
 }
 
 /// A cell for a column of that type. A value of another type, which no declaration gives, is stored as NULL.
 #[allow(clippy::cast_precision_loss)] // a DOUBLE column was asked for
-pub(super) fn cell(value: &Value, kind: ColumnType) -> ToSqlOutput<'_> {
+fn cell(value: &Value, kind: ColumnType) -> ToSqlOutput<'_> {
     match (value, kind) {
         (Value::Integer(integer), ColumnType::Integer | ColumnType::BigInt) => number(Some(*integer)),
         (Value::Integer(integer), ColumnType::Double) => ToSqlOutput::Borrowed(ValueRef::Double(*integer as f64)),

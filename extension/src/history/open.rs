@@ -56,7 +56,7 @@ pub(super) fn open(path: &Path) -> Result<(History, Vec<OpenNote>), HistoryError
     }
     let second = connection.try_clone().map_err(|error| HistoryError::of(&path, &error))?;
     let readers = Readers::new(path.clone(), second, Arc::clone(&kept), Arc::clone(&lock));
-    let history = History { path, connection, readers, kept, running: schema::running(), _lock: lock };
+    let history = History { path, connection, readers, kept, _lock: lock };
     history.protect();
     Ok((history, notes))
 }
@@ -67,7 +67,7 @@ fn connect(path: &Path) -> Result<Connection, HistoryError> {
     let spill = beside(path, ".tmp");
     let _ = std::fs::remove_dir_all(&spill);
     let connection = config(&spill).and_then(|config| Connection::open_with_flags(path, config)).map_err(failed)?;
-    schema::migrate(path, &connection)?;
+    schema::migrate(path, &connection, &schema::kept())?;
     connection.execute_batch("SET enable_external_access = false; SET lock_configuration = true").map_err(failed)?;
     Ok(connection)
 }

@@ -1,21 +1,19 @@
 //! Rows that can still change, stored for the next recorder alone: it goes on with them or closes them.
 //!
 //! Queries never read them here, for they are in memory. They come and go in the transaction that appends finished rows,
-//! so that a row is in one of the two at any moment.
+//! so that a row is in one of the two at any moment. All are in one table, with their cells as JSON: to come and go, a row
+//! of fifty columns would cost the engine fifty blocks of memory.
 
-use duckdb::appender_params_from_iter;
-use duckdb::types::ValueRef;
+use std::collections::HashMap;
 
-use super::append::{Flush, cell, number};
-use super::schema::Kept;
+use duckdb::params;
+use serde_json::{Map, Value as Json};
+
+use super::append::Flush;
 use super::{History, HistoryError};
-use crate::event::Mark;
 use crate::record::rows::Identity;
-use crate::tables::ColumnType;
+use crate::tables::{self, Column, Table};
 use crate::value::Value;
-
-/// Columns of what the collector knows a row by.
-pub(super) const IDENTITY: [&str; 4] = ["start_ns", "mark", "main", "id"];
 
 /// Keys in one statement.
 const KEYS: usize = 1000;
@@ -31,15 +29,17 @@ pub struct RunningRow {
     pub identity: Identity,
 }
 
-/// Running rows of a table, each with the boot that it is of.
-#[derive(Debug, Clone)]
-pub struct RunningRows {
-    /// The table.
-    pub table: &'static str,
-    /// The columns.
-    pub columns: Vec<&'static str>,
-    /// The rows.
-    pub rows: Vec<(String, RunningRow)>,
+/// A running row that was found.
+#[derive(Clone)]
+pub struct FoundRow {
+    /// Its table.
+    pub table: &'static dyn Table,
+    /// Its key there.
+    pub key: i64,
+    /// The boot that it is of.
+    pub boot: String,
+    /// The row.
+    pub row: RunningRow,
 }
 
 impl History {
@@ -47,32 +47,24 @@ impl History {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn running(&self) -> Result<Vec<RunningRows>, HistoryError> {
-        let read = |kept: &Kept| {
-            let stored: Vec<_> = kept.stored().collect();
-            let names: Vec<_> = stored.iter().map(|(_, _, name)| &**name).collect();
-            let sql = format!("SELECT owner, boot, {}, {} FROM {}", IDENTITY.join(", "), names.join(", "), kept.name());
-            let mut statement = self.connection.prepare(&sql)?;
-            let row = |row: &duckdb::Row<'_>| {
-                let boot: Option<String> = row.get(1)?;
-                let mut values = vec![Value::Null; kept.columns.len()];
-                for (cell, (place, _, _)) in stored.iter().enumerate() {
-                    if let Some(here) = values.get_mut(*place) {
-                        *here = value(row.get_ref(cell + 2 + IDENTITY.len())?);
-                    }
+    pub fn running(&self) -> Result<Vec<FoundRow>, HistoryError> {
+        let read = || {
+            let sql = "SELECT of, key, boot, owner, identity, cells FROM running ORDER BY key";
+            let mut statement = self.connection.prepare(sql)?;
+            let mut rows = statement.query([])?;
+            let mut found = Vec::new();
+            while let Some(row) = rows.next()? {
+                let (of, identity, cells): (String, String, String) = (row.get(0)?, row.get(4)?, row.get(5)?);
+                if let Some(table) = tables::find(&of) {
+                    let values = from_json(&table.columns(), &cells);
+                    let identity = serde_json::from_str(&identity).unwrap_or_default();
+                    let row_of = RunningRow { values, owner: row.get(3)?, identity };
+                    found.push(FoundRow { table, key: row.get(1)?, boot: row.get(2)?, row: row_of });
                 }
-                let numbers = [row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?];
-                Ok((boot.unwrap_or_default(), RunningRow { values, owner: row.get(0)?, identity: identity(numbers) }))
-            };
-            let rows = statement.query_map([], row)?.collect::<duckdb::Result<_>>()?;
-            let columns = kept.columns.iter().map(|column| column.name).collect();
-            Ok(RunningRows { table: kept.table.info().name, columns, rows })
+            }
+            Ok(found)
         };
-        self.running
-            .iter()
-            .map(read)
-            .collect::<duckdb::Result<_>>()
-            .map_err(|error| HistoryError::of(&self.path, &error))
+        read().map_err(|error| HistoryError::of(&self.path, &error))
     }
 }
 
@@ -81,21 +73,15 @@ impl Flush<'_> {
     ///
     /// # Errors
     /// When they cannot be stored; then nothing of the flush is.
-    pub fn begin(&mut self, table: &str, boot: &str, rows: &[RunningRow]) -> Result<(), HistoryError> {
-        let Some(kept) = self.history.running_of(table) else { return Ok(()) };
-        let stored: Vec<_> = kept.stored().collect();
-        let names: Vec<_> =
-            stored.iter().map(|(_, _, name)| &**name).chain(["owner", "boot"]).chain(IDENTITY).collect();
-        let boot = Value::Text(boot.into());
+    pub fn begin(&mut self, table: &dyn Table, boot: &str, rows: &[RunningRow]) -> Result<(), HistoryError> {
+        let (name, columns) = (table.info().name, table.columns());
         let append = || {
-            let mut appender = self.transaction.appender_with_columns(kept.name(), &names)?;
+            let mut appender = self.transaction.appender("running")?;
             for row in rows {
-                let cells = stored
-                    .iter()
-                    .map(|(place, column, _)| cell(row.values.get(*place).unwrap_or(&Value::Null), column.kind));
-                let more = [number(row.owner), cell(&boot, ColumnType::Text)];
-                let identity = numbers(row.identity).map(number);
-                appender.append_row(appender_params_from_iter(cells.chain(more).chain(identity)))?;
+                let Some(key) = key(&row.values, table.key()) else { continue };
+                let cells = to_json(&columns, &row.values);
+                let identity = serde_json::to_string(&row.identity).unwrap_or_default();
+                appender.append_row(params![name, key, boot, row.owner, identity, cells])?;
             }
             appender.flush()
         };
@@ -107,43 +93,43 @@ impl Flush<'_> {
     /// # Errors
     /// When they cannot be removed; then nothing of the flush is stored.
     pub fn end(&mut self, table: &str, keys: &[i64]) -> Result<(), HistoryError> {
-        let Some(kept) = self.history.running_of(table) else { return Ok(()) };
         for keys in keys.chunks(KEYS) {
             let list: Vec<_> = keys.iter().map(ToString::to_string).collect();
-            let sql = format!("DELETE FROM {} WHERE {} IN ({})", kept.name(), kept.key, list.join(", "));
+            let sql = format!("DELETE FROM running WHERE of = '{table}' AND key IN ({})", list.join(", "));
             self.transaction.execute_batch(&sql).map_err(|error| HistoryError::of(&self.history.path, &error))?;
         }
         Ok(())
     }
 }
 
-impl History {
-    fn running_of(&self, table: &str) -> Option<&Kept> {
-        self.running.iter().find(|kept| kept.table.info().name == table)
-    }
+/// The key of a row.
+pub(super) fn key(row: &[Value], place: usize) -> Option<i64> {
+    if let Some(Value::Integer(key)) = row.get(place) { Some(*key) } else { None }
 }
 
-fn value(cell: ValueRef<'_>) -> Value {
-    match cell {
-        ValueRef::BigInt(integer) => Value::Integer(integer),
-        ValueRef::Double(double) => Value::Double(double),
-        ValueRef::Text(text) => Value::Text(String::from_utf8_lossy(text).into()),
+/// The cells that are known, by the names of their columns.
+fn to_json(columns: &[&Column], values: &[Value]) -> String {
+    let cell = |(column, value): (&&Column, &Value)| {
+        let json = match value {
+            Value::Null => return None,
+            Value::Integer(integer) => Json::from(*integer),
+            Value::Double(double) => Json::from(*double),
+            Value::Text(text) => Json::from(&**text),
+        };
+        Some((column.name.to_owned(), json))
+    };
+    Json::Object(columns.iter().zip(values).filter_map(cell).collect::<Map<_, _>>()).to_string()
+}
+
+/// Cells of columns that another version has are left out.
+fn from_json(columns: &[&Column], cells: &str) -> Vec<Value> {
+    let mut cells: HashMap<String, Json> = serde_json::from_str(cells).unwrap_or_default();
+    let value = |column: &&Column| match cells.remove(column.name) {
+        Some(Json::Number(number)) => {
+            number.as_i64().map(Value::Integer).or(number.as_f64().map(Value::Double)).unwrap_or(Value::Null)
+        }
+        Some(Json::String(text)) => text.into(),
         _ => Value::Null,
-    }
-}
-
-/// In the order of [`IDENTITY`]. All bits of a number are kept.
-fn numbers(identity: Identity) -> [Option<i64>; 4] {
-    let Identity { start_ns, mark, main, id } = identity;
-    let mark = mark.map(|mark| (u64::from(mark.slot) << 32 | u64::from(mark.generation)).cast_signed());
-    [Some(start_ns.cast_signed()), mark, Some(main.into()), Some(id.cast_signed())]
-}
-
-fn identity([start_ns, mark, main, id]: [Option<i64>; 4]) -> Identity {
-    let whole = |number: Option<i64>| number.unwrap_or(0).cast_unsigned();
-    let mark = mark.map(i64::cast_unsigned).and_then(|mark| {
-        let (slot, generation) = (mark >> 32, mark & u64::from(u32::MAX));
-        Some(Mark { slot: slot.try_into().ok()?, generation: generation.try_into().ok()? })
-    });
-    Identity { start_ns: whole(start_ns), mark, main: main == Some(1), id: whole(id) }
+    };
+    columns.iter().map(value).collect()
 }

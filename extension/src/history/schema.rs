@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use duckdb::Connection;
 
 use super::HistoryError;
-use super::running::IDENTITY;
 use crate::tables::{self, Column, ColumnType, Table};
 
 /// Version of what is stored. A file of a higher one is refused.
@@ -22,7 +21,11 @@ const STEPS: [&str; 1] = ["CREATE TABLE meta (
     version BIGINT NOT NULL, created_by VARCHAR NOT NULL, eid BIGINT NOT NULL, position BIGINT NOT NULL,
     series BIGINT NOT NULL, flush BIGINT NOT NULL
  );
- INSERT INTO meta VALUES (0, '', 0, 0, 0, 0)"];
+ INSERT INTO meta VALUES (0, '', 0, 0, 0, 0);
+ CREATE TABLE running (
+    of VARCHAR NOT NULL, key BIGINT NOT NULL, boot VARCHAR NOT NULL, owner BIGINT, identity VARCHAR NOT NULL,
+    cells VARCHAR NOT NULL
+ )"];
 
 /// Seconds, which are not stored where nanoseconds are.
 const SECONDS: &str = "time";
@@ -33,9 +36,8 @@ pub(super) const EID: &str = "eid";
 /// Numbers that are near their row's eid. What they are before it is stored: a byte or two in place of five.
 const NEAR_EID: [&str; 2] = [NANOSECONDS, "open_eid"];
 
-/// A table that is kept, or one of rows that can still change.
+/// A table that is kept.
 pub(super) struct Kept {
-    name: String,
     pub(super) table: &'static dyn Table,
     pub(super) columns: Vec<&'static Column>,
     /// The column that orders its rows: no two have the same.
@@ -96,15 +98,14 @@ impl std::fmt::Debug for Kept {
 }
 
 impl Kept {
-    fn new(prefix: &str, table: &'static dyn Table) -> Self {
-        let name = format!("{prefix}{}", table.info().name);
+    fn new(table: &'static dyn Table) -> Self {
         let columns = table.columns();
         let key = columns.get(table.key()).map_or("", |column| column.name);
-        Self { name, table, columns, key, extent: Extent::default() }
+        Self { table, columns, key, extent: Extent::default() }
     }
 
-    pub(super) fn name(&self) -> &str {
-        &self.name
+    pub(super) fn name(&self) -> &'static str {
+        self.table.info().name
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
@@ -116,7 +117,7 @@ impl Kept {
             Place::Nowhere
         } else if column.name == SECONDS && self.has(NANOSECONDS) {
             Place::Seconds
-        } else if NEAR_EID.contains(&column.name) && self.is_in_order_of_eid() {
+        } else if NEAR_EID.contains(&column.name) && self.key == EID {
             Place::BeforeEid
         } else {
             Place::Stored
@@ -149,14 +150,9 @@ impl Kept {
         column.map_or("NULL::BIGINT".into(), |column| self.sql(column))
     }
 
-    /// Whether rows are many, and their numbers eids.
-    fn is_in_order_of_eid(&self) -> bool {
-        self.key == EID && self.name == self.table.info().name
-    }
-
     /// Whether a row's time tells about where its eid is.
     pub(super) fn is_in_order_of_time(&self) -> bool {
-        self.is_in_order_of_eid() && self.has(NANOSECONDS)
+        self.key == EID && self.has(NANOSECONDS)
     }
 
     /// Looks how far the rows reach. Where a part of the file is damaged they may reach anywhere.
@@ -185,12 +181,7 @@ fn before_eid(name: &str) -> String {
 
 /// The tables that are kept.
 pub(super) fn kept() -> Vec<Kept> {
-    tables::all().into_iter().filter(|table| table.is_kept()).map(|table| Kept::new("", table)).collect()
-}
-
-/// The tables of rows that can still change.
-pub(super) fn running() -> Vec<Kept> {
-    tables::all().into_iter().filter(|table| table.is_running()).map(|table| Kept::new("running_", table)).collect()
+    tables::all().into_iter().filter(|table| table.is_kept()).map(Kept::new).collect()
 }
 
 /// The type in the file. INTEGER is stored as BIGINT, which takes no more room there: an odd value must not stop a flush.
@@ -203,7 +194,7 @@ fn type_of(kind: ColumnType) -> &'static str {
 }
 
 /// Brings the file to this version.
-pub(super) fn migrate(path: &Path, connection: &Connection) -> Result<(), HistoryError> {
+pub(super) fn migrate(path: &Path, connection: &Connection, kept: &[Kept]) -> Result<(), HistoryError> {
     let failed = |error: duckdb::Error| HistoryError::of(path, &error);
     let transaction = connection.unchecked_transaction().map_err(failed)?;
     let found = version(&transaction).map_err(failed)?;
@@ -212,12 +203,8 @@ pub(super) fn migrate(path: &Path, connection: &Connection) -> Result<(), Histor
     for step in STEPS.get(from..).ok_or_else(newer)? {
         transaction.execute_batch(step).map_err(failed)?;
     }
-    for table in kept() {
-        columns(path, &transaction, &table, "owner BIGINT")?;
-    }
-    for table in running() {
-        let identity = IDENTITY.map(|name| format!("{name} BIGINT")).join(", ");
-        columns(path, &transaction, &table, &format!("owner BIGINT, boot VARCHAR, {identity}"))?;
+    for table in kept {
+        columns(path, &transaction, table)?;
     }
     if found != VERSION {
         transaction.execute("UPDATE meta SET version = ?", [VERSION]).map_err(failed)?;
@@ -235,11 +222,11 @@ fn version(connection: &Connection) -> duckdb::Result<i64> {
     if tables == 0 { Ok(0) } else { connection.query_row("SELECT version FROM meta", [], |row| row.get(0)) }
 }
 
-/// Makes the table, which has more columns than those declared, or adds the columns that it lacks.
-fn columns(path: &Path, connection: &Connection, kept: &Kept, more: &str) -> Result<(), HistoryError> {
+/// Makes the table, or adds the columns that it lacks.
+fn columns(path: &Path, connection: &Connection, kept: &Kept) -> Result<(), HistoryError> {
     let failed = |error: duckdb::Error| HistoryError::of(path, &error);
     let name = kept.name();
-    connection.execute_batch(&format!("CREATE TABLE IF NOT EXISTS {name} ({more})")).map_err(failed)?;
+    connection.execute_batch(&format!("CREATE TABLE IF NOT EXISTS {name} (owner BIGINT)")).map_err(failed)?;
     let mut statement = connection
         .prepare("SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = ?")
         .map_err(failed)?;

@@ -14,7 +14,8 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::{History, HistoryError, LOG_LIMIT, Mark, OpenNote, Readers, Retention, RunningRow, RunningRows};
+use super::running::{FoundRow, key};
+use super::{History, HistoryError, LOG_LIMIT, Mark, OpenNote, Readers, Retention, RunningRow};
 use crate::collect::Place;
 use crate::record::clock::unix_ns;
 use crate::record::found::Found;
@@ -34,7 +35,7 @@ const MANY: usize = 8192;
 /// Rows of a table that one transaction stores, about.
 const BATCH: usize = 8192;
 
-/// Running rows that only changed are stored so often: their counts and states in the file may be as old.
+/// Running rows that change while nothing begins or ends are stored so often.
 const REFRESH: Duration = Duration::from_secs(5);
 
 /// While an agent lives the file tells so often that it was recorded, if there is no row to tell it.
@@ -97,7 +98,6 @@ impl Writer {
             stored: Instant::now(),
             committed: Instant::now(),
             series: 0,
-            refreshed: Instant::now(),
             unmoved: true,
             tidied: None,
             doubtful: None,
@@ -144,8 +144,6 @@ struct Work {
     committed: Instant,
     /// The series of events that the file knows: the next recorder goes on with no other.
     series: u64,
-    /// When running rows were stored that only changed.
-    refreshed: Instant,
     /// The log has rows.
     unmoved: bool,
     tidied: Option<Instant>,
@@ -176,7 +174,7 @@ impl Work {
         let until = Instant::now() + GOODBYE;
         // Once in any case: what runs is stored as it is, and until when it was recorded.
         while self.history.is_some() {
-            match self.flush(true) {
+            match self.flush() {
                 Ok(true) if self.store.finished() > 0 && Instant::now() < until => {}
                 Ok(_) => break,
                 Err(error) => {
@@ -236,19 +234,14 @@ impl Work {
     }
 
     /// Hands on what the file has of running rows, but for those that are of this recorder.
-    fn find(&mut self, running: Vec<RunningRows>) {
+    fn find(&mut self, running: Vec<FoundRow>) {
         let before = std::mem::take(&mut self.running);
         let mut found = Found::default();
-        for RunningRows { table, columns, rows } in running {
-            let own = before.get(table);
-            let keys = self.running.entry(table).or_default();
-            let place = tables::find(table).map_or(0, Table::key);
-            for (boot, row) in rows {
-                let Some(key) = key(&row.values, place) else { continue };
-                keys.insert(key);
-                if own.is_none_or(|own| !own.contains(&key)) {
-                    found.add(table, &columns, &row, !boot.is_empty() && boot == self.boot);
-                }
+        for FoundRow { table, key, boot, row } in running {
+            let name = table.info().name;
+            self.running.entry(name).or_default().insert(key);
+            if before.get(name).is_none_or(|own| !own.contains(&key)) {
+                found.add(table, &row, !boot.is_empty() && boot == self.boot);
             }
         }
         self.store.update(|state| {
@@ -320,9 +313,9 @@ impl Work {
         if waiting > 0 && self.trouble.is_none() && waiting < MANY && self.flushed.elapsed() < FLUSH {
             return Ok(());
         }
-        let refresh = self.refreshed.elapsed() > REFRESH;
-        if waiting > 0 || changed > 0 && refresh || lives && self.committed.elapsed() > BEAT || series != self.series {
-            self.flush(true)?;
+        let age = self.committed.elapsed();
+        if waiting > 0 || changed > 0 && age > REFRESH || lives && age > BEAT || series != self.series {
+            self.flush()?;
         }
         if waiting > 0 {
             self.stored = Instant::now();
@@ -350,7 +343,7 @@ impl Work {
     }
 
     /// What is to be stored; nothing while it is open what becomes of the rows that an earlier recorder left.
-    fn moment(&self, changed: bool) -> Option<Moment> {
+    fn moment(&self) -> Option<Moment> {
         let _whole = self.store.whole();
         self.store.update(|state: &mut State| {
             if state.found.is_some() {
@@ -362,7 +355,7 @@ impl Work {
             let finished: Vec<Pending> = finished.filter(|(_, batch)| !batch.is_empty()).collect();
             let taken: usize = finished.iter().map(|(_, batch)| batch.len()).sum();
             let place = (taken == waiting).then_some(state.place);
-            let running = tables::all().into_iter().map(|table| (table, table.running(state, changed)));
+            let running = tables::all().into_iter().map(|table| (table, table.running(state)));
             let running = running.filter(|(_, rows)| !rows.is_empty()).collect();
             Some(Moment { finished, running, highest, place })
         })
@@ -370,13 +363,13 @@ impl Work {
 
     /// Stores one moment in one transaction, and takes what has finished out of memory after it. False when it is not
     /// the time for it.
-    fn flush(&mut self, changed: bool) -> Result<bool, HistoryError> {
+    fn flush(&mut self) -> Result<bool, HistoryError> {
         let Some(history) = &self.history else { return Ok(false) };
         let mark = history.mark()?;
         if let Some((batches, _)) = self.doubtful.take_if(|(_, flush)| *flush == mark.flush) {
             forget(&self.store, &batches);
         }
-        let Some(moment) = self.moment(changed) else { return Ok(false) };
+        let Some(moment) = self.moment() else { return Ok(false) };
         // The time, and new in any case: it tells whether a commit that failed was durable.
         let number = unix_ns().max(mark.flush + 1);
         let place = moment.place.unwrap_or_else(|| place_of(&mark));
@@ -392,9 +385,6 @@ impl Work {
         self.store.set_durable(place);
         self.series = place.series;
         self.committed = Instant::now();
-        if changed {
-            self.refreshed = self.committed;
-        }
         Ok(true)
     }
 
@@ -430,7 +420,7 @@ impl Work {
             let running = self.running.entry(name).or_default();
             let before: Vec<_> = keys.iter().copied().filter(|key| running.contains(key)).collect();
             flush.end(name, &before)?;
-            flush.begin(name, &self.boot, rows)?;
+            flush.begin(*table, &self.boot, rows)?;
             running.extend(keys);
         }
         flush.commit(&Mark { eid: highest, ..mark })?;
@@ -448,10 +438,6 @@ impl Work {
 
 fn place_of(mark: &Mark) -> Place {
     Place { series: mark.series.cast_unsigned(), position: mark.position.cast_unsigned() }
-}
-
-fn key(row: &[Value], place: usize) -> Option<i64> {
-    if let Some(Value::Integer(key)) = row.get(place) { Some(*key) } else { None }
 }
 
 fn forget(store: &Store, batches: &[Pending]) {

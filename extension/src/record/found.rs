@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use super::rows::{AgentRow, ConnectionRow, Identity, OpenFileRow, ProcessRow};
 use crate::event::{Connection, Event, EventKind, Open, OpenMode, ProcessKey};
 use crate::history::RunningRow;
+use crate::tables::{Column, Table};
 use crate::value::{Text, Value};
 
 /// Rows of one kind or another.
@@ -31,11 +32,11 @@ pub struct Found {
 }
 
 impl Found {
-    /// Adds a row of the table. `columns`: the names of its cells.
-    pub fn add(&mut self, table: &str, columns: &[&'static str], row: &RunningRow, here: bool) {
-        let cells = Cells { columns, values: &row.values };
+    /// Adds a row of the table, of this boot or not.
+    pub fn add(&mut self, table: &dyn Table, row: &RunningRow, here: bool) {
+        let cells = Cells { columns: &table.columns(), values: &row.values };
         let rows = if here { &mut self.here } else { &mut self.gone };
-        match table {
+        match table.info().name {
             "ai_agents" => rows.agents.push(agent(&cells)),
             "agent_processes" => rows.processes.push(process(&cells, row.identity)),
             "agent_connections" => rows.connections.push(connection(&cells, row)),
@@ -172,13 +173,13 @@ fn key_of(row: &ProcessRow) -> Option<ProcessKey> {
 
 /// Cells of a row, by the names of their columns.
 struct Cells<'a> {
-    columns: &'a [&'static str],
+    columns: &'a [&'a Column],
     values: &'a [Value],
 }
 
 impl Cells<'_> {
     fn get<T: FromCell>(&self, name: &str) -> T {
-        let place = self.columns.iter().position(|column| *column == name);
+        let place = self.columns.iter().position(|column| column.name == name);
         T::from_cell(place.and_then(|place| self.values.get(place)).unwrap_or(&Value::Null))
     }
 }
@@ -322,7 +323,7 @@ mod tests {
             let (name, row) = (table.info().name, full(table));
             let columns: Vec<_> = table.columns().iter().map(|column| column.name).collect();
             let mut found = Found::default();
-            found.add(name, &columns, &row, true);
+            found.add(table, &row, true);
             let store = Store::default();
             store.update(|state| {
                 found.here.agents.iter().for_each(|row| state.live_agents.insert(1, row.clone()));
@@ -330,7 +331,7 @@ mod tests {
                 found.here.connections.iter().for_each(|row| state.live_connections.insert(1, row.clone()));
                 found.here.open_files.iter().for_each(|row| state.open_files.insert(1, row.clone()));
             });
-            let back = store.update(|state| table.running(state, false));
+            let back = store.update(|state| table.running(state));
             let [back] = &back[..] else { panic!("{name}: {back:?}") };
             // Only what no row has a value in is not there.
             let missing = |(place, value): (usize, &Value)| (*value == Value::Null).then(|| columns[place]);

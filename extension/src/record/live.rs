@@ -68,14 +68,10 @@ impl<R> Live<R> {
         (self.begun.len(), self.changed.difference(&self.begun).count())
     }
 
-    /// The rows that began since the last time; with those that changed, when they are asked for.
-    pub fn take_new(&mut self, changed: bool) -> impl Iterator<Item = &R> {
+    /// The rows that began or changed since the last time.
+    pub fn take_new(&mut self) -> impl Iterator<Item = &R> {
         let mut new = std::mem::take(&mut self.begun);
-        if changed {
-            new.append(&mut self.changed);
-        } else {
-            self.changed.retain(|number| !new.contains(number));
-        }
+        new.append(&mut self.changed);
         new.into_iter().filter_map(|number| self.rows.get(&number))
     }
 
@@ -91,25 +87,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_began_is_taken_once_and_what_changed_when_it_is_asked_for() {
+    fn what_began_or_changed_is_taken_once() {
         let mut live = Live::default();
         for number in 1..=4 {
             live.insert(number, number);
         }
         live.remove(2);
         live.insert(3, 30);
-        assert_eq!(live.take_new(false).copied().collect::<Vec<_>>(), [1, 30, 4], "as they are by now");
+        assert_eq!(live.take_new().copied().collect::<Vec<_>>(), [1, 30, 4], "as they are by now");
         assert_eq!(live.waiting(), (0, 0));
         *live.get_mut(1).unwrap() = 10;
         live.insert(4, 40);
-        assert_eq!((live.take_new(false).count(), live.waiting()), (0, (0, 2)));
+        assert_eq!(live.waiting(), (0, 2));
         live.insert(5, 5);
-        assert_eq!(live.take_new(true).copied().collect::<Vec<_>>(), [10, 40, 5]);
+        assert_eq!(live.take_new().copied().collect::<Vec<_>>(), [10, 40, 5]);
         // Taken out and put back it is another row, as a fork's that runs a program.
         let row = live.remove(1).unwrap();
         live.insert(1, row + 1);
-        assert_eq!(live.take_new(false).copied().collect::<Vec<_>>(), [11]);
+        assert_eq!(live.take_new().copied().collect::<Vec<_>>(), [11]);
         live.all_new();
-        assert_eq!((live.take_new(false).count(), live.highest()), (4, 5));
+        assert_eq!((live.take_new().count(), live.highest()), (4, 5));
     }
 }

@@ -3,12 +3,15 @@
 //! Fields are named as their columns; what they mean is said once, in the column's description.
 #![allow(missing_docs)]
 
+use serde::{Deserialize, Serialize};
+
 use super::log::Weigh;
 use crate::event::Mark;
 use crate::value::Text;
 
 /// What the collector knows a thing by that still runs: the next recorder goes on with its row. No column of a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Identity {
     /// Start of the process, or of a connection's owner, nanoseconds since boot. With the pid, which process it is.
     pub start_ns: u64,
