@@ -11,7 +11,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::{History, HistoryError, LOG_LIMIT, Mark, OpenNote, Readers, Retention};
+use super::{History, HistoryError, LOG_LEAST, LOG_LIMIT, Mark, OpenNote, Readers, Retention};
 use crate::record::Store;
 use crate::tables::{self, Batch, Cursor, Owner, Table};
 use crate::value::Value;
@@ -238,7 +238,7 @@ impl Work {
         let (idle, retention) = (self.stored.elapsed() > IDLE, self.settings.retention);
         let Some(history) = &mut self.history else { return Ok(()) };
         let log = history.log_bytes();
-        if log > LOG_LIMIT || idle && log > 0 {
+        if log > LOG_LIMIT || idle && log > LOG_LEAST {
             history.checkpoint()?;
         }
         if self.tidied.is_none_or(|at| at.elapsed() > TIDY) && self.store.finished() < MANY {
