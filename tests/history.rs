@@ -740,7 +740,7 @@ fn a_database_of_version_1_is_read() {
     for table in RUNNING {
         let keys: Vec<_> =
             found(&history, table).into_iter().map(|(boot, row)| (boot, row.owner, row.identity.start_ns)).collect();
-        assert_eq!(keys, [7, 8].map(|n| (BOOT.to_owned(), Some(n), n.unsigned_abs() * 7)), "{table}");
+        assert_eq!(keys, [7_i64, 8].map(|n| (BOOT.to_owned(), Some(n), n.unsigned_abs() * 7)), "{table}");
     }
     for table in ["ai_agents", "agent_processes", "agent_connections", TABLE] {
         let mut rows = expected(table, 0..100);

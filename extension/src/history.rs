@@ -35,11 +35,16 @@ use schema::Kept;
 /// Bytes of the log from which a checkpoint should be made. Rows in the log are in memory as well.
 pub const LOG_LIMIT: u64 = 8 << 20;
 
+/// Bytes of the log below which a checkpoint is not worth it: each begins a block in the file.
+pub const LOG_LEAST: u64 = 2 << 20;
+
 /// The history, for the thread that writes.
 #[derive(Debug)]
 pub struct History {
     path: PathBuf,
     connection: Connection,
+    /// Rows from before that are being removed, for there are too many.
+    cut: Option<i64>,
     /// Where readers' connections come from.
     readers: Readers,
     kept: Arc<[Kept]>,

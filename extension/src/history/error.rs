@@ -48,8 +48,8 @@ pub enum HistoryError {
     },
     /// It is damaged. One that cannot be opened is set aside.
     #[error(
-        "{}: the file is damaged ({reason}); where it can be read in part, narrow the query, or move the file away \
-         while no recorder runs to begin a new one",
+        "{}: the file is damaged ({reason}); what is in another part of it can still be asked for. A file that cannot be \
+         opened is set aside by itself; to begin anew before, stop the recorder and move this one and its .wal away",
         path.display()
     )]
     Corrupt {

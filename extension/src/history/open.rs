@@ -56,13 +56,14 @@ pub(super) fn open(path: &Path) -> Result<(History, Vec<OpenNote>), HistoryError
     }
     let second = connection.try_clone().map_err(|error| HistoryError::of(&path, &error))?;
     let readers = Readers::new(path.clone(), second, Arc::clone(&kept), Arc::clone(&lock));
-    let history = History { path, connection, readers, kept, _lock: lock };
+    let history = History { path, connection, cut: None, readers, kept, _lock: lock };
     history.protect();
     Ok((history, notes))
 }
 
 fn connect(path: &Path) -> Result<Connection, HistoryError> {
     let failed = |error: duckdb::Error| HistoryError::of(path, &error);
+    keep_private();
     // Nobody can be using it: the lock is held. Only a killed process leaves one.
     let spill = beside(path, ".tmp");
     let _ = std::fs::remove_dir_all(&spill);
@@ -81,12 +82,25 @@ fn config(spill: &Path) -> duckdb::Result<Config> {
         .with("max_temp_directory_size", "256MB")?
         // Of the file: only from 1.3 on texts that repeat are compressed well. Any 1.5 reads it.
         .with("storage_compatibility_version", "v1.5.0")?
+        // A checkpoint writes what is new. To merge it with what is there, as rows come in order anyway, takes ten times
+        // as long and several times the memory.
+        .with("max_vacuum_tasks", "0")?
         // Checkpoints are made when it suits, not inside a commit.
         .with("checkpoint_threshold", "1TB")
 }
 
+/// The engine makes its files, now and at checkpoints, with the process' own mode for files: that is private from here
+/// on. What is for others is given its mode where it is made.
+fn keep_private() {
+    // SAFETY: umask changes a number of this process and cannot fail.
+    #[cfg(unix)]
+    unsafe {
+        libc::umask(0o077)
+    };
+}
+
 impl History {
-    /// The engine makes its files with the process' own mode for files. They are made anew by checkpoints.
+    /// Files that were there before may be readable by others, and a socket that is made has its umask for a moment.
     pub(super) fn protect(&self) {
         #[cfg(unix)]
         for file in [self.path.clone(), log_of(&self.path)] {

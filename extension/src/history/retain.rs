@@ -3,7 +3,9 @@
 //! The file does not shrink by it: the blocks are free for new rows after the next checkpoint. So its size is the most
 //! that was ever needed, and what counts against the limit is what is in use.
 
-use duckdb::params;
+use std::sync::atomic::Ordering;
+
+use duckdb::OptionalExt as _;
 
 use super::schema::Kept;
 use super::{History, HistoryError};
@@ -52,49 +54,51 @@ impl History {
     /// # Errors
     /// When the file cannot be written.
     pub fn prune(&mut self, retention: &Retention, now: i64) -> Result<Pruned, HistoryError> {
-        let failed = |error: duckdb::Error| HistoryError::of(&self.path, &error);
         let oldest = now.saturating_sub(retention.seconds).saturating_mul(1_000_000_000);
+        let cut = self.cut.map_or(oldest, |cut| cut.max(oldest));
         let mut pruned = Pruned::default();
         for kept in &*self.kept {
-            let (rows, more) = self.remove(kept, Some(oldest), STEP).map_err(failed)?;
+            let rows = self.remove(kept, cut).map_err(|error| HistoryError::of(&self.path, &error))?;
             pruned.rows += rows;
-            pruned.more |= more;
         }
-        if pruned.rows > 0 || self.used_bytes()? <= retention.bytes {
-            return Ok(pruned);
+        if pruned.rows > 0 {
+            return Ok(Pruned { more: true, ..pruned });
         }
-        // Too much: a twentieth of each table, so that all reach back to about the same time. What that freed shows only
-        // after a checkpoint.
-        for kept in &*self.kept {
-            let count = format!("SELECT count(*) // 20 + 1 FROM {}", kept.name());
-            let share: i64 = self.connection.query_row(&count, [], |row| row.get(0)).map_err(failed)?;
-            let mut left = usize::try_from(share).unwrap_or(STEP);
-            while left > 0 {
-                let (rows, _) = self.remove(kept, None, left.min(STEP)).map_err(failed)?;
-                pruned.rows += rows;
-                if rows == 0 {
-                    break;
-                }
-                left = left.saturating_sub(rows);
-            }
+        // What was freed shows only after a checkpoint.
+        if self.cut.take().is_some() {
+            self.checkpoint()?;
         }
-        self.checkpoint()?;
-        pruned.more = pruned.rows > 0 && self.used_bytes()? > retention.bytes;
-        Ok(pruned)
+        if self.used_bytes()? > retention.bytes {
+            self.cut = self.later(cut).map_err(|error| HistoryError::of(&self.path, &error))?;
+        }
+        Ok(Pruned { rows: 0, more: self.cut.is_some() })
     }
 
-    /// Removes the oldest rows, at most so many; says how many, and whether more are as old.
-    fn remove(&self, kept: &Kept, oldest: Option<i64>, limit: usize) -> duckdb::Result<(usize, bool)> {
-        let (name, key, time_ns) = (kept.name(), kept.key, kept.nanoseconds());
+    /// A time before which a twentieth of the rows are, so that all tables reach back to the same time.
+    fn later(&self, before: i64) -> duckdb::Result<Option<i64>> {
+        let rows = |kept: &&Kept| kept.extent.rows.load(Ordering::Relaxed);
+        let Some(kept) = self.kept.iter().max_by_key(rows) else { return Ok(None) };
+        // Rows lie in about the order of time.
         let sql = format!(
-            "SELECT max({key}), count(*) FROM (SELECT {key} FROM {name} WHERE {time_ns} < ? ORDER BY {key} LIMIT {limit})"
+            "SELECT {} FROM {} LIMIT 1 OFFSET (SELECT count(*) // 20 FROM {1})",
+            kept.nanoseconds(),
+            kept.name()
         );
-        let before = oldest.unwrap_or(i64::MAX);
-        let (last, rows): (Option<i64>, i64) =
-            self.connection.query_row(&sql, [before], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        let Some(last) = last else { return Ok((0, false)) };
-        let delete = format!("DELETE FROM {name} WHERE {key} <= ? AND {time_ns} < ?");
-        let removed = self.connection.execute(&delete, params![last, before])?;
-        Ok((removed, usize::try_from(rows).is_ok_and(|rows| rows >= limit)))
+        let time: Option<i64> = self.connection.query_row(&sql, [], |row| row.get(0)).optional()?.flatten();
+        Ok(time.map(|time| time.max(before).saturating_add(1)))
+    }
+
+    /// Removes rows from before that time, the oldest first, at most as many as a step has; says how many.
+    fn remove(&self, kept: &Kept, before: i64) -> duckdb::Result<usize> {
+        let (name, key, time_ns) = (kept.name(), kept.key, kept.nanoseconds());
+        // By blocks, where eids tell the time.
+        let delays = kept.extent.delays.get().filter(|_| kept.is_in_order_of_time());
+        let eids = delays.map_or_else(String::new, |(_, most)| format!(" AND {key} < {}", before.saturating_add(most)));
+        let old = format!("{time_ns} < {before}{eids}");
+        let sql = format!("SELECT max({key}) FROM (SELECT {key} FROM {name} WHERE {old} ORDER BY {key} LIMIT {STEP})");
+        let Some(last) = self.connection.query_row(&sql, [], |row| row.get::<_, Option<i64>>(0))? else { return Ok(0) };
+        let removed = self.connection.execute(&format!("DELETE FROM {name} WHERE {key} <= {last} AND {old}"), [])?;
+        kept.extent.rows.fetch_sub(i64::try_from(removed).unwrap_or(0), Ordering::Relaxed);
+        Ok(removed)
     }
 }

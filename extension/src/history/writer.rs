@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::running::{FoundRow, key};
-use super::{History, HistoryError, LOG_LIMIT, Mark, OpenNote, Readers, Retention, RunningRow};
+use super::{History, HistoryError, LOG_LEAST, LOG_LIMIT, Mark, OpenNote, Readers, Retention, RunningRow};
 use crate::collect::Place;
 use crate::record::clock::unix_ns;
 use crate::record::found::Found;
@@ -325,7 +325,7 @@ impl Work {
         let (idle, retention) = (self.stored.elapsed() > IDLE, self.settings.retention);
         let Some(history) = &mut self.history else { return Ok(()) };
         let log = history.log_bytes();
-        if log > LOG_LIMIT || idle && self.unmoved && log > 0 {
+        if log > LOG_LIMIT || idle && self.unmoved && log > LOG_LEAST {
             history.checkpoint()?;
             self.unmoved = false;
         }
