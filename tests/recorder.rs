@@ -31,7 +31,7 @@ fn as_user(uid: u32, group: Option<u32>, arguments: &[&str]) -> Output {
         Some(group) => command.arg(format!("--groups={group}")),
         None => command.arg("--clear-groups"),
     };
-    command.arg(AGENTQUERY).args(arguments).output().unwrap()
+    support::for_users(command.arg(AGENTQUERY).args(arguments)).output().unwrap()
 }
 
 fn ask_as(uid: u32, group: Option<u32>, socket: &Path, sql: &str) -> Result<Vec<support::Row>, String> {

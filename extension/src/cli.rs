@@ -17,7 +17,7 @@ use agentquery::recorder::Settings;
 use agentquery::sensor::{Sensor, Standby};
 use agentquery::shell::format::{Mode, Writer};
 use agentquery::shell::{Backend, Error, describe, repl};
-use agentquery::{demo, doctor, log};
+use agentquery::{demo, doctor, export, log};
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
@@ -59,7 +59,7 @@ struct Recording {
     #[arg(long, global = true, value_name = "DIR", env = "AGENTQUERY_STATE_DIR")]
     state_dir: Option<PathBuf>,
     /// File of the history, or none to hold finished rows in memory alone [default: history.duckdb in the directory of
-    /// --state-dir]
+    /// --state-dir]. query, shell and export answer from that file, and record nothing
     #[arg(long, global = true, value_name = "PATH", env = "AGENTQUERY_DATABASE")]
     database: Option<PathBuf>,
     /// Directory with further signatures of agents; may be given several times
@@ -80,6 +80,24 @@ enum When {
     Always,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
+enum Format {
+    Parquet,
+    Csv,
+    /// An object a line
+    Json,
+}
+
+impl From<Format> for export::Format {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Parquet => Self::Parquet,
+            Format::Csv => Self::Csv,
+            Format::Json => Self::Json,
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run one query and end
@@ -96,6 +114,34 @@ enum Command {
     Shell {
         #[command(flatten)]
         output: Output,
+        #[command(flatten)]
+        connect: Connect,
+    },
+    /// Write what was recorded to files that other engines read: Parquet, CSV or JSON
+    #[command(after_help = "\
+A TIME is how long ago (90m, 24h, 7d), a date (2026-11-20, from midnight UTC on), a time (2026-11-20T10:00:00Z) or UNIX \
+seconds. The files are DIR/TABLE/day=YYYY-MM-DD/HOST.parquet; docs/export.md says what to do with them.
+
+Example: agentquery export --since 7d --tables agent_file_ops --format csv files")]
+    Export {
+        /// Where to; files of an earlier export are added to
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+        /// What happened from then on
+        #[arg(long, value_name = "TIME", default_value = "24h")]
+        since: String,
+        /// And before then [default: now]
+        #[arg(long, value_name = "TIME")]
+        until: Option<String>,
+        /// Which tables, separated by commas [default: all that have a history]
+        #[arg(long, value_name = "TABLES", value_delimiter = ',')]
+        tables: Vec<String>,
+        /// What to write
+        #[arg(long, value_name = "FORMAT", default_value = "parquet")]
+        format: Format,
+        /// Name of this machine in the rows [default: its host name]
+        #[arg(long, value_name = "NAME")]
+        host: Option<String>,
         #[command(flatten)]
         connect: Connect,
     },
@@ -223,6 +269,15 @@ impl Recording {
         }
     }
 
+    /// The history that the command line names, for what only reads.
+    fn named_file(&self) -> anyhow::Result<Option<Front>> {
+        let Some(file) = self.database.as_deref().filter(|file| *file != Path::new(NO_HISTORY)) else {
+            return Ok(None);
+        };
+        let (_, place) = self.settings(Config::load(self.config.as_deref())?, None);
+        Ok(Some(Front::of_file(file, &place)?))
+    }
+
     fn sensor(&self, socket: Option<PathBuf>, standby: Standby) -> anyhow::Result<Sensor> {
         let config = Config::load(self.config.as_deref())?;
         let (settings, place) = self.settings(config, socket);
@@ -287,6 +342,16 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
             let result = repl::start(backend, output.mode());
             Ok(unless_reader_left(result.map_err(Error::Write))?)
         }),
+        Command::Export { directory, since, until, tables, format, host, connect } => {
+            let options = export::Options {
+                tables: export::tables(&tables)?,
+                span: export::span::parse(&since, until.as_deref())?,
+                format: format.into(),
+                directory,
+                host: host.unwrap_or_else(export::host),
+            };
+            run_export(&recording, &connect, &options)
+        }
         Command::Run { socket } => serve(&recording, socket),
         Command::Doctor { json } => {
             let (config, fault) = recording.config_or_fault();
@@ -319,9 +384,32 @@ fn with_backend(
     if let Some(socket) = &connect.connect {
         return ask(&mut Client::new(socket));
     }
+    if let Some(front) = recording.named_file()? {
+        return ask(&mut { front });
+    }
     let sensor = recording.sensor(None, Standby::Reluctant)?;
     sensor.source().wait_until_answered(front::PATIENCE).map_err(|why| anyhow!(why))?;
     ask(&mut Front::new(sensor.source().clone()))
+}
+
+/// Without recording: whoever records goes on, and nobody begins for it.
+fn run_export(recording: &Recording, connect: &Connect, options: &export::Options) -> anyhow::Result<()> {
+    let stop = Stop::default();
+    stop.on_signals()?;
+    let mut backend: Box<dyn Backend> = if let Some(socket) = &connect.connect {
+        Box::new(Client::new(socket))
+    } else if let Some(front) = recording.named_file()? {
+        Box::new(front)
+    } else {
+        let (settings, place) = recording.settings(Config::load(recording.config.as_deref())?, None);
+        let file = settings.history.as_ref().map(|history| history.path.as_path());
+        Box::new(Front::reading(file, &place).map_err(|why| anyhow!(why))?)
+    };
+    let summary = export::run(&mut *backend, options, &stop)?;
+    for (table, rows, files) in summary.tables {
+        println!("{table}: rows {rows}, files {files}");
+    }
+    Ok(())
 }
 
 fn serve(recording: &Recording, socket: Option<PathBuf>) -> anyhow::Result<()> {

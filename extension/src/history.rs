@@ -51,7 +51,15 @@ impl History {
     /// # Errors
     /// When the place cannot be used, somebody has the file, or it is of a newer version.
     pub fn open(path: &Path) -> Result<(Self, Vec<OpenNote>), HistoryError> {
-        open::open(path)
+        open::open(path, true)
+    }
+
+    /// Opens the history at `path` for who reads only: one that is not there or damaged is an error, and stays as it is.
+    ///
+    /// # Errors
+    /// When it cannot be used, somebody has the file, or it is of a newer version.
+    pub fn open_existing(path: &Path) -> Result<Self, HistoryError> {
+        open::open(path, false).map(|(history, _)| history)
     }
 
     /// Where it is.
