@@ -1,5 +1,7 @@
 //! The command line.
 
+mod settings;
+
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,7 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use agentquery::collect::{DegradationReason, Syscalls};
-use agentquery::config::{self, Config};
+use agentquery::config::{self, Config, NO_HISTORY};
 use agentquery::front::{self, Front};
 use agentquery::history::{self, Retention};
 use agentquery::lock::Place;
@@ -19,7 +21,7 @@ use agentquery::shell::format::{Mode, Writer};
 use agentquery::shell::{Backend, Error, describe, repl};
 use agentquery::{demo, doctor, export, log};
 use anyhow::{Context as _, anyhow};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
 /// Where a recorder keeps its state.
@@ -27,9 +29,6 @@ const STATE_DIR: &str = "/var/lib/agentquery";
 
 /// The history's name below it.
 const HISTORY: &str = "history.duckdb";
-
-/// In place of a path: no history.
-const NO_HISTORY: &str = "none";
 
 /// Where it answers. The directory is everybody's to enter: what each gets to see is decided for each.
 const SOCKET_DIR: &str = "/run/agentquery";
@@ -78,6 +77,14 @@ struct Recording {
 enum When {
     OnDemand,
     Always,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Say "ok", or what is wrong and where
+    Check,
+    /// Show every setting, and where it comes from
+    Show,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
@@ -151,6 +158,9 @@ Example: agentquery export --since 7d --tables agent_file_ops --format csv files
         #[arg(long, value_name = "PATH")]
         socket: Option<PathBuf>,
     },
+    /// Check the configuration, or show the settings that hold
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Say what works on this machine, what does not, and how to mend it
     Doctor {
         /// Write JSON
@@ -237,6 +247,7 @@ struct Connect {
 impl Recording {
     /// What is to be recorded and where. The command line goes before the file.
     fn settings(&self, config: Config, socket: Option<PathBuf>) -> (Settings, Place) {
+        let retention = retention(&config);
         let state_dir = self.state_dir.clone().or(config.state_dir);
         let beside = state_dir.as_ref().map_or_else(|| Path::new(SOCKET_DIR).into(), Clone::clone);
         let place = Place {
@@ -252,11 +263,6 @@ impl Recording {
         let signature_dirs = signature_dirs.chain(self.signatures.iter().cloned()).collect();
         let database = self.database.clone().or(config.database);
         let database = database.unwrap_or_else(|| place.state_dir.join(HISTORY));
-        let usual = Retention::default();
-        let retention = Retention {
-            seconds: config.retention_days.map_or(usual.seconds, |days| i64::from(days) * 24 * 3600),
-            bytes: config.retention_bytes.unwrap_or(usual.bytes),
-        };
         let history = (database != Path::new(NO_HISTORY)).then_some(history::Settings { path: database, retention });
         (Settings { syscalls, signature_dirs, history, faults: Vec::new() }, place)
     }
@@ -283,6 +289,15 @@ impl Recording {
         let (settings, place) = self.settings(config, socket);
         make_socket_dir(&place)?;
         Ok(Sensor::start(settings, place, standby)?)
+    }
+}
+
+/// How much of the history is kept.
+fn retention(config: &Config) -> Retention {
+    let usual = Retention::default();
+    Retention {
+        seconds: config.retention_days.map_or(usual.seconds, |days| i64::from(days) * 24 * 3600),
+        bytes: config.retention_bytes.unwrap_or(usual.bytes),
     }
 }
 
@@ -320,11 +335,13 @@ fn is_extension(arguments: &[OsString]) -> bool {
 }
 
 fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
+    let mut matches = ArgMatches::default();
     let (recording, command) = if is_extension(&arguments) {
         let ExtensionCli { recording, extension } = ExtensionCli::parse_from(arguments);
         (recording, Command::Extension(extension))
     } else {
-        let Cli { recording, command } = Cli::parse_from(arguments);
+        matches = Cli::command().get_matches_from(arguments);
+        let Cli { recording, command } = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
         (recording, command)
     };
     let verbose = match &command {
@@ -353,6 +370,8 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
             run_export(&recording, &connect, &options)
         }
         Command::Run { socket } => serve(&recording, socket),
+        Command::Config(ConfigCommand::Check) => settings::check(&recording),
+        Command::Config(ConfigCommand::Show) => settings::show(&recording, &matches, &mut io::stdout().lock()),
         Command::Doctor { json } => {
             let (config, fault) = recording.config_or_fault();
             let (settings, place) = recording.settings(config, None);
