@@ -6,6 +6,8 @@
 #[path = "support/osquery.rs"]
 mod osquery;
 mod support;
+#[path = "support/terminal.rs"]
+mod terminal;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -410,6 +412,21 @@ fn one_that_is_cut_leaves_whole_files_and_the_next_one_goes_on() {
     assert!(child.wait().unwrap().success());
     assert!((1 << 10..200 << 10).contains(&peak), "{peak} kB");
     assert_eq!((text(&rows()[0], "n"), text(&rows()[0], "k")), ("150000", "150000"));
+}
+
+#[test]
+fn a_terminal_shows_how_far_it_is() {
+    let (folder, database, to) = place();
+    large(&database, 50_000);
+    let arguments = ["export", to.to_str().unwrap(), "--database", database.to_str().unwrap()];
+    let mut command = agentquery(folder.path(), &arguments);
+    command.args(SPAN);
+    let mut terminal = terminal::Terminal::start(command);
+    assert!(terminal.ended().success());
+    let shown = String::from_utf8_lossy(&terminal.bytes()).into_owned();
+    assert!(shown.contains("%  agent_file_ops 2026-11-1") && shown.contains(" left"), "{shown}");
+    let end = terminal.screen();
+    assert!(end.contains("agent_file_ops: rows 50000, files 2") && !end.contains('%'), "{end}");
 }
 
 fn refused(output: Output) -> String {
