@@ -1,7 +1,7 @@
 //! A part of the history as files that other engines read: Parquet, CSV or JSON.
 //!
-//! Rows are asked for as anybody asks for them, in small pieces ([`pieces`]), and each file is put together and written
-//! by an engine of its own ([`stage`]). There is one file for each table, day (in UTC) and host:
+//! Rows are asked for as anybody asks for them, in small pieces (`pieces`), and each file is put together and written
+//! by an engine of its own (`stage`). There is one file for each table, day (in UTC) and host:
 //! `DIR/TABLE/day=YYYY-MM-DD/HOST.parquet`. A row is in the file of the day on which it began, and knows its host, so
 //! that exports of many hosts in one folder are one table to an engine. A row that is exported again takes its former
 //! place: what was exported twice is there once.

@@ -1,7 +1,7 @@
 //! The history: finished rows in one `DuckDB` file, found again after the recorder has ended.
 //!
 //! A [`History`] belongs to one thread, which appends; [`Readers`] makes connections for queries, which never wait for
-//! it. What it keeps follows from the tables' declarations alone ([`schema`]). A flush is one transaction: after it is
+//! it. What it keeps follows from the tables' declarations alone (`schema`). A flush is one transaction: after it is
 //! committed its rows are on the disk together with the [`Mark`] that says how far they go, before it nothing of it is.
 
 mod append;

@@ -3,7 +3,7 @@
 //! The database is in memory, of which it takes a bounded part; what is beyond goes to a folder beside the files. A file
 //! gets its name when it is whole, so that nobody ever reads half of one.
 
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -287,8 +287,7 @@ fn is_own(metadata: &fs::Metadata) -> bool {
 fn remove_unfinished(directory: &Path) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(UNFINISHED)) {
-        let free =
-            File::open(entry.path()).is_ok_and(|folder| !matches!(folder.try_lock(), Err(TryLockError::WouldBlock)));
+        let free = File::open(entry.path()).is_ok_and(|folder| folder.try_lock().is_ok());
         if free && entry.metadata().is_ok_and(|metadata| metadata.is_dir() && is_own(&metadata)) {
             let _ = fs::remove_dir_all(entry.path());
         }
