@@ -75,7 +75,7 @@ impl Everybodys {
     fn run(&self, arguments: &[&str]) -> Output {
         let nobody = NOBODY.to_string();
         let mut command = alone("setpriv", &["--reuid", &nobody, "--regid", &nobody, "--clear-groups"]);
-        command.arg(&self.program).args(arguments);
+        support::for_users(command.arg(&self.program).args(arguments));
         command.env("TMPDIR", self.tmp()).env("HOME", self.tmp()).current_dir("/").output().unwrap()
     }
 }
@@ -190,4 +190,29 @@ fn without_root_and_recorder_one_line_says_what_is_missing() {
     );
     assert!(told.contains("unseen   programs    not tried: loading needs root"), "{told}");
     assert!(is_empty(&world.tmp()));
+}
+
+#[test]
+fn a_configuration_is_checked_with_an_exit_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.yaml");
+    let config = |what: &str| {
+        let output = Command::new(AGENTQUERY).args(["config", what, "--config"]).arg(&file).output().unwrap();
+        let (out, error) = text(&output);
+        let name = file.display().to_string();
+        (output.status.code(), out.replace(&name, "FILE"), error.replace(&name, "FILE"))
+    };
+    std::fs::write(&file, "syscalls: always\nretention_days: 7\n").unwrap();
+    assert_eq!(config("check"), (Some(0), "ok: FILE\n".to_owned(), String::new()));
+    assert!(config("show").1.contains("retention_days: 7 "));
+    std::fs::write(&file, "syscalls: always\nretention_dais: 7\n").unwrap();
+    for what in ["check", "show"] {
+        let (code, out, error) = config(what);
+        assert_eq!((code, out.as_str()), (Some(1), ""));
+        assert!(error.starts_with("agentquery: FILE:2:1: ") && error.contains("retention_dais"), "{error}");
+    }
+    std::fs::write(&file, "signatures:\n  - /nowhere\n").unwrap();
+    let (code, out, error) = config("check");
+    assert_eq!((code, out.as_str()), (Some(1), ""));
+    assert!(error.starts_with("agentquery: FILE:1: /nowhere: cannot be read"), "{error}");
 }

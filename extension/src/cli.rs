@@ -1,5 +1,7 @@
 //! The command line.
 
+mod settings;
+
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,7 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use agentquery::collect::{self, DegradationReason, Syscalls};
-use agentquery::config::{self, Config};
+use agentquery::config::{self, Config, NONE};
 use agentquery::front::{self, Front};
 use agentquery::history::{self, Retention};
 use agentquery::lock::Place;
@@ -17,9 +19,9 @@ use agentquery::recorder::Settings;
 use agentquery::sensor::{Sensor, Standby};
 use agentquery::shell::format::{Mode, Writer};
 use agentquery::shell::{Backend, Error, describe, repl};
-use agentquery::{demo, doctor, log};
+use agentquery::{demo, doctor, export, log};
 use anyhow::{Context as _, anyhow};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
 /// Where a recorder keeps its state.
@@ -27,9 +29,6 @@ const STATE_DIR: &str = "/var/lib/agentquery";
 
 /// The history's name below it.
 const HISTORY: &str = "history.duckdb";
-
-/// In place of a path.
-const NONE: &str = "none";
 
 /// Where programs are pinned.
 const PINS: &str = "/sys/fs/bpf/agentquery";
@@ -62,7 +61,7 @@ struct Recording {
     #[arg(long, global = true, value_name = "DIR", env = "AGENTQUERY_STATE_DIR")]
     state_dir: Option<PathBuf>,
     /// File of the history, or none to hold finished rows in memory alone [default: history.duckdb in the directory of
-    /// --state-dir]
+    /// --state-dir]. query, shell and export answer from that file, and record nothing
     #[arg(long, global = true, value_name = "PATH", env = "AGENTQUERY_DATABASE")]
     database: Option<PathBuf>,
     /// Folder in a BPF file system in which the programs of a service stay while none runs, so that the next one misses
@@ -88,6 +87,32 @@ enum When {
 }
 
 #[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Say "ok", or what is wrong and where
+    Check,
+    /// Show every setting, and where it comes from
+    Show,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
+enum Format {
+    Parquet,
+    Csv,
+    /// An object a line
+    Json,
+}
+
+impl From<Format> for export::Format {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Parquet => Self::Parquet,
+            Format::Csv => Self::Csv,
+            Format::Json => Self::Json,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
 enum Command {
     /// Run one query and end
     #[command(after_help = "Example: agentquery query \"SELECT agent, username, project FROM ai_agents\"")]
@@ -106,12 +131,43 @@ enum Command {
         #[command(flatten)]
         connect: Connect,
     },
+    /// Write what was recorded to files that other engines read: Parquet, CSV or JSON
+    #[command(after_help = "\
+A TIME is how long ago (90m, 24h, 7d), a date (2026-11-20, from midnight UTC on), a time (2026-11-20T10:00:00Z) or UNIX \
+seconds. The files are DIR/TABLE/day=YYYY-MM-DD/HOST.parquet; docs/export.md says what to do with them.
+
+Example: agentquery export --since 7d --tables agent_file_ops --format csv files")]
+    Export {
+        /// Where to; files of an earlier export are added to
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+        /// What happened from then on
+        #[arg(long, value_name = "TIME", default_value = "24h")]
+        since: String,
+        /// And before then [default: now]
+        #[arg(long, value_name = "TIME")]
+        until: Option<String>,
+        /// Which tables, separated by commas [default: all that have a history]
+        #[arg(long, value_name = "TABLES", value_delimiter = ',')]
+        tables: Vec<String>,
+        /// What to write
+        #[arg(long, value_name = "FORMAT", default_value = "parquet")]
+        format: Format,
+        /// Name of this machine in the rows [default: its host name]
+        #[arg(long, value_name = "NAME")]
+        host: Option<String>,
+        #[command(flatten)]
+        connect: Connect,
+    },
     /// Record, and answer on a socket; while another process records, be ready to take over
     Run {
         /// Socket to serve [default: /run/agentquery/agentquery.em, or in the directory of --state-dir]
         #[arg(long, value_name = "PATH")]
         socket: Option<PathBuf>,
     },
+    /// Check the configuration, or show the settings that hold
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Say what works on this machine, what does not, and how to mend it
     Doctor {
         /// Write JSON
@@ -198,6 +254,7 @@ struct Connect {
 impl Recording {
     /// What is to be recorded and where. The command line goes before the file.
     fn settings(&self, config: Config, socket: Option<PathBuf>) -> (Settings, Place) {
+        let retention = retention(&config);
         let state_dir = self.state_dir.clone().or(config.state_dir);
         let beside = state_dir.as_ref().map_or_else(|| Path::new(SOCKET_DIR).into(), Clone::clone);
         let place = Place {
@@ -213,11 +270,6 @@ impl Recording {
         let signature_dirs = signature_dirs.chain(self.signatures.iter().cloned()).collect();
         let database = self.database.clone().or(config.database);
         let database = database.unwrap_or_else(|| place.state_dir.join(HISTORY));
-        let usual = Retention::default();
-        let retention = Retention {
-            seconds: config.retention_days.map_or(usual.seconds, |days| i64::from(days) * 24 * 3600),
-            bytes: config.retention_bytes.unwrap_or(usual.bytes),
-        };
         let history = (database != Path::new(NONE)).then_some(history::Settings { path: database, retention });
         let usual = || place.state_dir == Path::new(STATE_DIR) && collect::can_pin(Path::new(PINS));
         let pin = self.pin.clone().or(config.pin).or_else(|| usual().then(|| PINS.into()));
@@ -234,6 +286,15 @@ impl Recording {
         }
     }
 
+    /// The history that the command line names, for what only reads.
+    fn named_file(&self) -> anyhow::Result<Option<Front>> {
+        let Some(file) = self.database.as_deref().filter(|file| *file != Path::new(NONE)) else {
+            return Ok(None);
+        };
+        let (_, place) = self.settings(Config::load(self.config.as_deref())?, None);
+        Ok(Some(Front::of_file(file, &place)?))
+    }
+
     fn sensor(&self, socket: Option<PathBuf>, standby: Standby) -> anyhow::Result<Sensor> {
         let config = Config::load(self.config.as_deref())?;
         let (mut settings, place) = self.settings(config, socket);
@@ -242,6 +303,15 @@ impl Recording {
         }
         make_socket_dir(&place)?;
         Ok(Sensor::start(settings, place, standby)?)
+    }
+}
+
+/// How much of the history is kept.
+fn retention(config: &Config) -> Retention {
+    let usual = Retention::default();
+    Retention {
+        seconds: config.retention_days.map_or(usual.seconds, |days| i64::from(days) * 24 * 3600),
+        bytes: config.retention_bytes.unwrap_or(usual.bytes),
     }
 }
 
@@ -279,11 +349,13 @@ fn is_extension(arguments: &[OsString]) -> bool {
 }
 
 fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
+    let mut matches = ArgMatches::default();
     let (recording, command) = if is_extension(&arguments) {
         let ExtensionCli { recording, extension } = ExtensionCli::parse_from(arguments);
         (recording, Command::Extension(extension))
     } else {
-        let Cli { recording, command } = Cli::parse_from(arguments);
+        matches = Cli::command().get_matches_from(arguments);
+        let Cli { recording, command } = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
         (recording, command)
     };
     let verbose = match &command {
@@ -301,7 +373,19 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
             let result = repl::start(backend, output.mode());
             Ok(unless_reader_left(result.map_err(Error::Write))?)
         }),
+        Command::Export { directory, since, until, tables, format, host, connect } => {
+            let options = export::Options {
+                tables: export::tables(&tables)?,
+                span: export::span::parse(&since, until.as_deref())?,
+                format: format.into(),
+                directory,
+                host: host.unwrap_or_else(export::host),
+            };
+            run_export(&recording, &connect, &options)
+        }
         Command::Run { socket } => serve(&recording, socket),
+        Command::Config(ConfigCommand::Check) => settings::check(&recording),
+        Command::Config(ConfigCommand::Show) => settings::show(&recording, &matches, &mut io::stdout().lock()),
         Command::Doctor { json } => {
             let (config, fault) = recording.config_or_fault();
             let (settings, place) = recording.settings(config, None);
@@ -333,9 +417,32 @@ fn with_backend(
     if let Some(socket) = &connect.connect {
         return ask(&mut Client::new(socket));
     }
+    if let Some(front) = recording.named_file()? {
+        return ask(&mut { front });
+    }
     let sensor = recording.sensor(None, Standby::Reluctant)?;
     sensor.source().wait_until_answered(front::PATIENCE).map_err(|why| anyhow!(why))?;
     ask(&mut Front::new(sensor.source().clone()))
+}
+
+/// Without recording: whoever records goes on, and nobody begins for it.
+fn run_export(recording: &Recording, connect: &Connect, options: &export::Options) -> anyhow::Result<()> {
+    let stop = Stop::default();
+    stop.on_signals()?;
+    let mut backend: Box<dyn Backend> = if let Some(socket) = &connect.connect {
+        Box::new(Client::new(socket))
+    } else if let Some(front) = recording.named_file()? {
+        Box::new(front)
+    } else {
+        let (settings, place) = recording.settings(Config::load(recording.config.as_deref())?, None);
+        let file = settings.history.as_ref().map(|history| history.path.as_path());
+        Box::new(Front::reading(file, &place).map_err(|why| anyhow!(why))?)
+    };
+    let summary = export::run(&mut *backend, options, &stop)?;
+    for (table, rows, files) in summary.tables {
+        println!("{table}: rows {rows}, files {files}");
+    }
+    Ok(())
 }
 
 fn serve(recording: &Recording, socket: Option<PathBuf>) -> anyhow::Result<()> {

@@ -3,9 +3,13 @@
 //! osquery passes an extension its socket and nothing else, and a service's command line is seldom looked at. What the
 //! command line says goes before what the file says.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_saphyr::Spanned;
 
 use crate::collect::Syscalls;
 use crate::trust::{self, TrustError};
@@ -17,8 +21,18 @@ pub const DEFAULT: &str = "/etc/agentquery/config.yaml";
 /// Where signatures of one's own are, besides those that the file or the command line names.
 pub const SIGNATURES: &str = "/etc/agentquery/signatures";
 
+/// In place of a path.
+pub const NONE: &str = "none";
+
+/// The keys of the file, in the order in which they are shown.
+pub const KEYS: [&str; 8] =
+    ["syscalls", "signatures", "state_dir", "socket", "database", "pin", "retention_days", "retention_bytes"];
+
 /// Bytes of it.
 const MAX_FILE: u64 = 64 << 10;
+
+/// A history of less would be empty most of the time.
+const LEAST_BYTES: u64 = 16 << 20;
 
 /// What the file says; all of it may be left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -27,19 +41,149 @@ pub struct Config {
     /// When the hook on system calls is attached: `on_demand` or `always`.
     pub syscalls: Option<Syscalls>,
     /// Directories with signatures of one's own.
+    #[serde(deserialize_with = "paths")]
     pub signatures: Vec<PathBuf>,
     /// Directory of the recorder's lock and state.
+    #[serde(deserialize_with = "path")]
     pub state_dir: Option<PathBuf>,
     /// Socket on which the recorder answers.
+    #[serde(deserialize_with = "path")]
     pub socket: Option<PathBuf>,
     /// File of the history; `none` for rows in memory alone.
+    #[serde(deserialize_with = "path_or_none")]
     pub database: Option<PathBuf>,
     /// Folder in which programs are pinned; `none` for none.
+    #[serde(deserialize_with = "path_or_none")]
     pub pin: Option<PathBuf>,
     /// Days for which finished rows are kept.
+    #[serde(deserialize_with = "days")]
     pub retention_days: Option<u32>,
     /// Bytes of the history's file that may be in use.
+    #[serde(deserialize_with = "bytes")]
     pub retention_bytes: Option<u64>,
+}
+
+/// A file's settings, and where each stands.
+#[derive(Debug, Clone, Default)]
+pub struct Source {
+    /// The file; none when there is none.
+    pub file: Option<PathBuf>,
+    /// What it says.
+    pub config: Config,
+    /// The lines of its keys.
+    pub lines: BTreeMap<String, u64>,
+}
+
+impl Source {
+    /// Where a key is set; none where it is not.
+    #[must_use]
+    pub fn place(&self, key: &str) -> Option<String> {
+        Some(format!("{}:{}", self.file.as_ref()?.display(), self.lines.get(key)?))
+    }
+}
+
+/// The keys of a file, whatever their values are, and their lines.
+#[derive(Default)]
+struct Lines(BTreeMap<String, u64>);
+
+impl<'de> Deserialize<'de> for Lines {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(LinesVisitor)
+    }
+}
+
+struct LinesVisitor;
+
+impl<'de> Visitor<'de> for LinesVisitor {
+    type Value = Lines;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("settings")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Lines, A::Error> {
+        let mut lines = Lines::default();
+        while let Some((key, IgnoredAny)) = map.next_entry::<Spanned<String>, _>()? {
+            lines.0.insert(key.value, key.referenced.line());
+        }
+        Ok(lines)
+    }
+}
+
+/// A path that means the same wherever the program is started.
+fn absolute(path: PathBuf) -> Result<PathBuf, String> {
+    if path.is_absolute() { Ok(path) } else { Err(format!("{} is not an absolute path", path.display())) }
+}
+
+fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    Option::<PathBuf>::deserialize(deserializer)?.map(absolute).transpose().map_err(D::Error::custom)
+}
+
+fn path_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    let path = Option::<PathBuf>::deserialize(deserializer)?;
+    let is_none = path.as_deref() == Some(Path::new(NONE));
+    if is_none { Ok(path) } else { path.map(absolute).transpose().map_err(D::Error::custom) }
+}
+
+fn paths<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+    let paths = Option::<Vec<PathBuf>>::deserialize(deserializer)?.unwrap_or_default();
+    paths.into_iter().map(absolute).collect::<Result<_, _>>().map_err(D::Error::custom)
+}
+
+fn days<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    match Option::<u32>::deserialize(deserializer)? {
+        Some(days) if !(1..=36_500).contains(&days) => {
+            Err(D::Error::custom(format!("{days} days: from 1 to 36500; to keep nothing: database: none")))
+        }
+        days => Ok(days),
+    }
+}
+
+fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let Some(Size(bytes)) = Option::<Size>::deserialize(deserializer)? else { return Ok(None) };
+    if bytes < LEAST_BYTES {
+        return Err(D::Error::custom(format!("{bytes} bytes: at least 16 MiB; to keep nothing: database: none")));
+    }
+    Ok(Some(bytes))
+}
+
+/// A number of bytes, or one with a unit: `500MiB`.
+struct Size(u64);
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(SizeVisitor)
+    }
+}
+
+struct SizeVisitor;
+
+impl Visitor<'_> for SizeVisitor {
+    type Value = Size;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("bytes, such as 1GiB, 500MiB or 1000000000")
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, bytes: u64) -> Result<Size, E> {
+        Ok(Size(bytes))
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, bytes: i64) -> Result<Size, E> {
+        let size = u64::try_from(bytes).map(Size);
+        size.map_err(|_| E::custom(format!("{bytes} is not a number of bytes")))
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Size, E> {
+        let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1_u64 << 40)];
+        let number = |(unit, factor): &(&str, u64)| {
+            text.strip_suffix(unit)?.trim_end().parse::<u64>().ok()?.checked_mul(*factor)
+        };
+        let bytes = units.iter().find_map(number);
+        bytes.map(Size).ok_or_else(|| {
+            E::custom(format!("{text:?} is not a number of bytes: write it as 1GiB, 500MiB or 1000000000"))
+        })
+    }
 }
 
 /// Why the file does not count.
@@ -68,6 +212,16 @@ impl Config {
     /// # Errors
     /// When the file cannot be read, could be changed by others, or says something unknown.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        Source::load(file).map(|source| source.config)
+    }
+}
+
+impl Source {
+    /// The same, and where each key stands.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
         let default = Path::new(DEFAULT);
         match file {
             None if !default.exists() => Ok(Self::default()),
@@ -78,15 +232,16 @@ impl Config {
     fn read(file: &Path) -> Result<Self, ConfigError> {
         let bytes = trust::read(file, MAX_FILE)?;
         let text = String::from_utf8_lossy(&bytes);
-        if text.trim().is_empty() {
-            return Ok(Self::default());
-        }
-        yaml::parse(&text).map_err(|mistake| ConfigError::Invalid {
+        let invalid = |mistake: yaml::Mistake| ConfigError::Invalid {
             file: file.into(),
             line: mistake.at.line(),
             column: mistake.at.column(),
             message: mistake.message,
-        })
+        };
+        // A file of comments alone says nothing.
+        let config = yaml::parse::<Option<Config>>(&text).map_err(invalid)?.unwrap_or_default();
+        let lines = yaml::parse::<Option<Lines>>(&text).map_err(invalid)?.unwrap_or_default().0;
+        Ok(Self { file: Some(file.into()), config, lines })
     }
 }
 
@@ -106,7 +261,7 @@ mod tests {
     fn what_it_says() {
         let config = read(
             "syscalls: always\nsignatures:\n  - /etc/x\nstate_dir: /s\nsocket: /r/a.em\n\
-                           database: /d/h.duckdb\nretention_days: 7\nretention_bytes: 1000000\n",
+                           database: /d/h.duckdb\nretention_days: 7\nretention_bytes: 100000000\n",
         )
         .unwrap();
         let expected = Config {
@@ -117,7 +272,7 @@ mod tests {
             database: Some("/d/h.duckdb".into()),
             pin: None,
             retention_days: Some(7),
-            retention_bytes: Some(1_000_000),
+            retention_bytes: Some(100_000_000),
         };
         assert_eq!(config, expected);
         assert_eq!(read("").unwrap(), Config::default());
@@ -131,6 +286,60 @@ mod tests {
         let value = read("syscalls: sometimes\n").unwrap_err();
         assert!(value.starts_with("1:11: ") && value.contains("sometimes"), "{value}");
         assert!(read("syscalls: [\n").is_err());
+    }
+
+    #[test]
+    fn wrong_values_are_refused_with_their_place() {
+        for (text, place, part) in [
+            ("socket: a.em", "1:9: ", "a.em is not an absolute path"),
+            ("\nstate_dir: ''", "2:12: ", "absolute"),
+            ("signatures: [/a, b]", "1:", "b is not an absolute path"),
+            ("database: history.duckdb", "1:11: ", "absolute"),
+            ("retention_days: 0", "1:17: ", "from 1 to 36500"),
+            ("retention_days: -1", "1:17: ", ""),
+            ("retention_days: a week", "1:17: ", ""),
+            ("retention_bytes: 1000", "1:18: ", "at least 16 MiB"),
+            ("retention_bytes: -5", "1:18: ", "not a number of bytes"),
+            ("retention_bytes: 1 GB", "1:18: ", "write it as 1GiB"),
+            ("retention_bytes: 99999999999999TiB", "1:18: ", "write it as 1GiB"),
+            ("socket: /a\nsocket: /b", "2:1: ", "socket"),
+            ("- socket", "1:", ""),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.starts_with(place) && error.contains(part), "{text}: {error}");
+        }
+        for (text, bytes) in [("1GiB", 1 << 30), ("64 MiB", 64 << 20), ("20000000", 20_000_000)] {
+            assert_eq!(read(&format!("retention_bytes: {text}")).unwrap().retention_bytes, Some(bytes));
+        }
+        let nothing = KEYS.map(|key| format!("{key}:\n")).concat();
+        assert_eq!(read(&nothing).unwrap(), Config::default());
+        assert_eq!(read("database: none").unwrap().database, Some("none".into()));
+    }
+
+    #[test]
+    fn every_key_is_documented_and_known_by_its_line() {
+        let debug = format!("{:?}", Config::default());
+        let fields = debug.trim_start_matches("Config { ").trim_end_matches(" }").split(", ");
+        let fields: Vec<_> = fields.map(|field| field.split_once(':').unwrap().0).collect();
+        assert_eq!(fields, KEYS);
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        for key in KEYS {
+            assert!(page.contains(&format!("\n| `{key}` |")), "docs/configuration.md does not tell of {key}");
+        }
+        // What it shows is right.
+        let example = page.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.yaml");
+        std::fs::write(&file, example).unwrap();
+        let source = Source::load(Some(&file)).unwrap();
+        for (line, text) in example.lines().enumerate() {
+            let key = text.split(':').next().unwrap();
+            if KEYS.contains(&key) {
+                assert_eq!(source.place(key).unwrap(), format!("{}:{}", file.display(), line + 1));
+            }
+        }
+        assert_eq!(source.lines.len(), KEYS.len());
     }
 
     #[test]

@@ -1,11 +1,17 @@
 //! A query of this program's user, wherever the rows are.
+//!
+//! They are with this process, with another one that records, or in a file that nobody has open: a history of before, or
+//! one of another machine. Such a file is opened for reading, by the same tables over a store in which nothing lives.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::osquery::Source;
-use crate::osquery::client::Answer;
+use crate::history::{History, HistoryError};
+use crate::lock::Place;
+use crate::osquery::client::{Answer, Client};
+use crate::osquery::{Rows, Source};
 use crate::record::Store;
 use crate::shell::{Backend, Engine, Error, Interrupter, Limits, Sink};
 use crate::tables::Viewer;
@@ -17,6 +23,8 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Front {
     source: Source,
     running: Arc<Running>,
+    /// The file, when it is only read.
+    _file: Option<History>,
 }
 
 /// The query that runs.
@@ -43,7 +51,36 @@ impl Front {
     /// A front of that source.
     #[must_use]
     pub fn new(source: Source) -> Self {
-        Self { source, running: Arc::default() }
+        Self { source, running: Arc::default(), _file: None }
+    }
+
+    /// A front of a history: of the file itself, or, when the recorder of that place has it, of that recorder.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or another process has it.
+    pub fn of_file(file: &Path, place: &Place) -> Result<Self, HistoryError> {
+        match History::open_existing(file) {
+            Ok(history) => {
+                let store = Arc::new(Store::default());
+                store.set_history(Some(history.readers()));
+                Ok(Self { _file: Some(history), ..Self::new(Source::of(store)) })
+            }
+            Err(HistoryError::InUse { holder, .. }) if is_recorder(&holder, place) => Ok(Self::new(recorder(place))),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A front for what does not record: of the recorder that runs, else of the file that it would have.
+    ///
+    /// # Errors
+    /// When there is neither.
+    pub fn reading(file: Option<&Path>, place: &Place) -> Result<Self, String> {
+        let source = recorder(place);
+        let Err(why) = source.wait_until_answered(PATIENCE) else { return Ok(Self::new(source)) };
+        match file.filter(|file| file.exists()) {
+            Some(file) => Self::of_file(file, place).map_err(|error| error.to_string()),
+            None => Err(why),
+        }
     }
 
     fn find(&self, sql: &str) -> Result<Found, Error> {
@@ -66,6 +103,19 @@ impl Front {
             if self.running.stopped.load(Ordering::SeqCst) { Error::Interrupted } else { Error::Remote(message) }
         })?
     }
+}
+
+/// The recorder of that place.
+fn recorder(place: &Place) -> Source {
+    let source = Source::default();
+    let socket = place.holder().map_or_else(|| place.socket.clone(), |holder| holder.socket);
+    source.set(Ok(Rows::There(Client::new(&socket))));
+    source
+}
+
+/// Whether it is the recorder of that place who has a history open.
+fn is_recorder(holder: &str, place: &Place) -> bool {
+    place.holder().is_some_and(|recorder| holder == format!("process {}", recorder.pid))
 }
 
 enum Found {

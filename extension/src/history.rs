@@ -1,7 +1,7 @@
 //! The history: finished rows in one `DuckDB` file, found again after the recorder has ended.
 //!
 //! A [`History`] belongs to one thread, which appends; [`Readers`] makes connections for queries, which never wait for
-//! it. What it keeps follows from the tables' declarations alone ([`schema`]). A flush is one transaction: after it is
+//! it. What it keeps follows from the tables' declarations alone (`schema`). A flush is one transaction: after it is
 //! committed its rows are on the disk together with the [`Mark`] that says how far they go, before it nothing of it is.
 
 mod append;
@@ -58,7 +58,15 @@ impl History {
     /// # Errors
     /// When the place cannot be used, somebody has the file, or it is of a newer version.
     pub fn open(path: &Path) -> Result<(Self, Vec<OpenNote>), HistoryError> {
-        open::open(path)
+        open::open(path, true)
+    }
+
+    /// Opens the history at `path` for who reads only: one that is not there or damaged is an error, and stays as it is.
+    ///
+    /// # Errors
+    /// When it cannot be used, somebody has the file, or it is of a newer version.
+    pub fn open_existing(path: &Path) -> Result<Self, HistoryError> {
+        open::open(path, false).map(|(history, _)| history)
     }
 
     /// Where it is.

@@ -13,6 +13,8 @@ pub mod doctor;
 pub mod enrich;
 pub mod event;
 #[cfg(unix)]
+pub mod export;
+#[cfg(unix)]
 pub mod front;
 pub mod history;
 pub mod identify;

@@ -67,6 +67,28 @@ pub enum Error {
     Remote(String),
 }
 
+impl Error {
+    /// Whether a query for fewer rows could go well.
+    #[must_use]
+    pub fn asks_to_narrow(&self) -> bool {
+        match self {
+            Self::TooLong(_) | Self::TooLarge(_) => true,
+            // From a socket errors come as text.
+            Self::Remote(message) => message.contains("narrow"),
+            _ => false,
+        }
+    }
+
+    /// Whether the same query could go well a little later.
+    #[must_use]
+    pub fn asks_to_wait(&self) -> bool {
+        let waits = |message: &String| {
+            ["ask again in a moment", "queries that run now"].iter().any(|part| message.contains(part))
+        };
+        matches!(self, Self::Remote(message) if waits(message))
+    }
+}
+
 /// Takes a query's result, row by row.
 pub trait Sink {
     /// A statement's result begins.
@@ -99,4 +121,18 @@ pub trait Backend {
 
     /// What stops the next query; good for that one alone.
     fn interrupter(&self) -> Interrupter;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Error;
+
+    #[test]
+    fn what_can_be_done_about_an_error_is_known_from_its_text() {
+        let remote = |error: Error| Error::Remote(error.to_string());
+        assert!(remote(Error::TooLong(60)).asks_to_narrow() && remote(Error::TooLarge(64)).asks_to_wait());
+        assert!(Error::TooLong(60).asks_to_narrow() && Error::TooLarge(64).asks_to_narrow());
+        let other = remote(Error::Sql("no such column: x".into()));
+        assert!(!other.asks_to_narrow() && !other.asks_to_wait());
+    }
 }

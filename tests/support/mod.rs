@@ -3,10 +3,13 @@
 #![allow(dead_code)]
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// The program under test.
@@ -24,6 +27,19 @@ pub fn can_record(test: &str) -> bool {
         skipped(test, "recording needs root and a kernel with BTF");
     }
     root && btf
+}
+
+/// Lets another user run the program, who may not come as far as the folder of its library: it is inherited, open.
+pub fn for_users(command: &mut Command) -> &mut Command {
+    static LIBRARY: OnceLock<Option<File>> = OnceLock::new();
+    let library =
+        LIBRARY.get_or_init(|| File::open(Path::new(option_env!("DUCKDB_LIB_DIR")?).join("libduckdb.so")).ok());
+    if let Some(library) = library {
+        // SAFETY: an open descriptor, which stays open.
+        unsafe { libc::fcntl(library.as_raw_fd(), libc::F_SETFD, 0) };
+        command.env("LD_PRELOAD", format!("/proc/self/fd/{}", library.as_raw_fd()));
+    }
+    command
 }
 
 /// Written past the test harness, which keeps what a passing test prints to itself.

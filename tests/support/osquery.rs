@@ -24,10 +24,15 @@ pub fn text(output: Output) -> String {
 
 /// tests/manager.py, with these arguments.
 pub fn python(arguments: &[&str]) -> Command {
+    script("manager.py", arguments)
+}
+
+/// A Python script of the tests, with these arguments.
+pub fn script(name: &str, arguments: &[&str]) -> Command {
     static PYTHON: OnceLock<String> = OnceLock::new();
     let python = PYTHON.get_or_init(|| text(Command::new(tests().join("python-venv.sh")).output().unwrap()));
     let mut command = Command::new(python.trim());
-    command.arg(tests().join("manager.py")).args(arguments);
+    command.arg(tests().join(name)).args(arguments);
     command
 }
 

@@ -1,5 +1,7 @@
 //! A program on a terminal: keys go in, and what a person would see comes out.
 
+#![allow(dead_code)]
+
 use std::io::{Read as _, Write as _};
 use std::num::NonZero;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};

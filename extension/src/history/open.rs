@@ -35,16 +35,21 @@ pub enum OpenNote {
 /// they fail when queries run beside them.
 const MEMORY: &str = "64MB";
 
-pub(super) fn open(path: &Path) -> Result<(History, Vec<OpenNote>), HistoryError> {
+/// Opens the file; the one who writes begins it where there is none, and sets it aside when it is damaged.
+pub(super) fn open(path: &Path, writes: bool) -> Result<(History, Vec<OpenNote>), HistoryError> {
     let path = std::path::absolute(path).map_err(|error| HistoryError::io(path, &error))?;
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    make_private(directory).map_err(|error| HistoryError::io(directory, &error))?;
-    trust::directory(directory)?;
+    if writes {
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        make_private(directory).map_err(|error| HistoryError::io(directory, &error))?;
+        trust::directory(directory)?;
+    } else {
+        std::fs::metadata(&path).map_err(|error| HistoryError::io(&path, &error))?;
+    }
     let lock = Arc::new(lock(&path)?);
     let mut notes = Vec::new();
     let connection = loop {
         match connect(&path) {
-            Err(HistoryError::Corrupt { reason, .. }) if notes.len() < 2 => {
+            Err(HistoryError::Corrupt { reason, .. }) if writes && notes.len() < 2 => {
                 notes.push(set_aside(&path, reason, notes.is_empty())?);
             }
             connected => break connected?,

@@ -211,5 +211,8 @@ mod tests {
             }
         });
         assert_eq!(manager().rows(large).unwrap().len(), 40);
+        let too_large = manager().rows(&large.replace("< 40", "< 60")).unwrap_err();
+        assert!(crate::shell::Error::Remote(too_large).asks_to_narrow());
+        assert!(crate::shell::Error::Remote(plugin::BUSY.to_owned()).asks_to_wait());
     }
 }
