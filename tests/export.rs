@@ -499,6 +499,42 @@ fn a_full_disk_is_told() {
     assert_eq!((left, text(&whole[0], "n")), (vec!["parquet".into()], "2800"));
 }
 
+#[test]
+fn what_ran_when_the_recorder_ended_is_in_its_file() {
+    if !can_record("what_ran_when_the_recorder_ended_is_in_its_file") {
+        return;
+    }
+    let (folder, database, to) = place();
+    let recorder = Recorder::start(&["--syscalls", "always", "--database", database.to_str().unwrap()]);
+    let agent = Agent::new();
+    let mut child = Command::new(agent.shell());
+    child.args(["-c", "exec 5>open; read line"]).current_dir(agent.work()).stdin(Stdio::piped());
+    let mut child = child.spawn().unwrap();
+    let open = format!("SELECT count(*) FROM agent_open_files WHERE pid = {} AND path LIKE '%/open'", child.id());
+    recorder.wait_for(&open, "1");
+    recorder.end();
+    let ask = |sql: &str| -> Vec<Row> {
+        let arguments = ["query", "--json", "--database", database.to_str().unwrap(), sql];
+        serde_json::from_str(&osquery::text(agentquery(folder.path(), &arguments).output().unwrap())).unwrap()
+    };
+    for table in ["ai_agents", "agent_processes"] {
+        let sql = format!("SELECT count(*) AS n FROM {table} WHERE pid = {} AND end_time IS NULL", child.id());
+        assert_eq!(text(&ask(&sql)[0], "n"), "1", "{table}");
+    }
+    assert_eq!(text(&ask(&open.replace("count(*)", "count(*) AS n"))[0], "n"), "1");
+    exported(
+        agentquery(folder.path(), &["export", to.to_str().unwrap(), "--database", database.to_str().unwrap()])
+            .output()
+            .unwrap(),
+    );
+    let agents = read("parquet", &to, "ai_agents", "agent_id");
+    let running: Vec<_> = agents.iter().filter(|row| text(row, "pid") == child.id().to_string()).collect();
+    assert_eq!(running.len(), 1);
+    assert!(running[0]["end_time"].is_none());
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 /// A user that needs no entry in the passwd file.
 const ALICE: u32 = 61_011;
 

@@ -328,7 +328,7 @@ fn assert_apart(database: &Path) {
         ("ai_agents", "SELECT agent_id FROM ai_agents"),
         ("agent_processes", "SELECT eid FROM agent_processes"),
         ("agent_connections", "SELECT eid FROM agent_connections"),
-        ("agent_open_files", "SELECT open_eid FROM agent_file_ops WHERE operation = 'close'"),
+        ("agent_open_files", "SELECT eid - eid_minus_open_eid FROM agent_file_ops WHERE operation = 'close'"),
     ] {
         let count = |sql: String| file.query_row(&sql, [], |row| row.get::<_, i64>(0)).unwrap();
         let running = format!("FROM running WHERE of = '{table}'");

@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::history::{History, HistoryError};
+use crate::history::{FoundRow, History, HistoryError};
 use crate::lock::Place;
 use crate::osquery::client::{Answer, Client};
 use crate::osquery::{Rows, Source};
 use crate::record::Store;
+use crate::record::found;
 use crate::shell::{Backend, Engine, Error, Interrupter, Limits, Sink};
 use crate::tables::Viewer;
 
@@ -62,6 +63,7 @@ impl Front {
         match History::open_existing(file) {
             Ok(history) => {
                 let store = Arc::new(Store::default());
+                show_running(&history, &store)?;
                 store.set_history(Some(history.readers()));
                 Ok(Self { _file: Some(history), ..Self::new(Source::of(store)) })
             }
@@ -103,6 +105,22 @@ impl Front {
             if self.running.stopped.load(Ordering::SeqCst) { Error::Interrupted } else { Error::Remote(message) }
         })?
     }
+}
+
+/// What ran when the recorder of that file ended, as it was then: nobody closed it yet.
+fn show_running(history: &History, store: &Store) -> Result<(), HistoryError> {
+    let mut found = found::Found::default();
+    for FoundRow { table, row, .. } in history.running()? {
+        found.add(table, &row, true);
+    }
+    let rows = found.here;
+    store.update(|state| {
+        rows.agents.into_iter().for_each(|row| state.live_agents.insert(row.process_eid, row));
+        rows.processes.into_iter().for_each(|row| state.live_processes.insert(row.eid, row));
+        rows.connections.into_iter().for_each(|row| state.live_connections.insert(row.eid, row));
+        rows.open_files.into_iter().for_each(|row| state.open_files.insert(row.eid, row));
+    });
+    Ok(())
 }
 
 /// The recorder of that place.
