@@ -57,7 +57,7 @@ struct Runner {
 
 impl Runner {
     fn new() -> Self {
-        let script = r#"while read program; do "$program" & echo $!; wait; done"#;
+        let script = r"while read program; do $program & echo $!; wait; done";
         let mut command = Command::new("setsid");
         command.args(["--fork", "sh", "-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -67,7 +67,11 @@ impl Runner {
     }
 
     fn run(&mut self, program: &Path) -> u32 {
-        writeln!(self.ask, "{}", program.display()).unwrap();
+        self.run_with(program, "")
+    }
+
+    fn run_with(&mut self, program: &Path, argument: &str) -> u32 {
+        writeln!(self.ask, "{} {argument}", program.display()).unwrap();
         let mut pid = String::new();
         self.answers.read_line(&mut pid).unwrap();
         pid.trim().parse().unwrap()
@@ -132,6 +136,29 @@ fn the_next_one_reads_what_was_not_durable_and_what_came_meanwhile() {
 }
 
 #[test]
+fn the_kernel_gets_its_room_back_and_what_is_at_risk_is_told() {
+    if !can_record("the_kernel_gets_its_room_back_and_what_is_at_risk_is_told") {
+        return;
+    }
+    let (system, (_folder, program), mut runner) = (BpfFs::new(), program(), Runner::new());
+    let mut collector = start(&system.pins(), Place::default());
+    let message = |collector: &dyn Collector| collector.probe().collector()[0].message.clone();
+    let place = collector.place();
+    let argument = "x".repeat(8000);
+    // Nothing is durable: a quarter of the ring is held, and not more.
+    for n in 0..400 {
+        let pid = runner.run_with(&program, &argument);
+        assert_eq!(read(&mut *collector, 1), [pid], "{n}: the ring is full");
+        collector.commit(0, Some(place));
+        let at_risk = collector.place().position - place.position > 1 << 20;
+        assert_eq!(message(&*collector).is_some_and(|text| text.contains("not stored yet")), at_risk, "{n}");
+    }
+    assert!(collector.place().position - place.position > 3 << 20, "it is too little: nothing was tested");
+    collector.commit(0, Some(collector.place()));
+    assert_eq!(message(&*collector), None);
+}
+
+#[test]
 fn a_recorder_that_is_killed_misses_nothing() {
     if !can_record("a_recorder_that_is_killed_misses_nothing") {
         return;
@@ -188,6 +215,7 @@ fn a_recorder_that_is_killed_misses_nothing() {
     assert_eq!(number("SELECT count(*) FROM agent_processes WHERE agent_id = ID AND end_time IS NULL"), 0);
     assert_eq!(number("SELECT files_created FROM ai_agents WHERE agent_id = ID"), 602);
     assert_eq!(number("SELECT count(*) FROM ai_agents WHERE agent_id = ID"), 1);
+    assert_eq!(number("SELECT count(*) FROM agent_collector WHERE message LIKE 'recording ended%'"), 0);
     assert_eq!(
         number(
             "SELECT max(abs(submitted - received - in_flight)) FROM agent_collector WHERE event IN ('fork', 'exec', 'exit')"

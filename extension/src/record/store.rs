@@ -230,6 +230,11 @@ impl Store {
         *self.durable.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
     }
 
+    /// Says that nothing was missed between an earlier recorder and this one.
+    pub fn set_uninterrupted(&self) {
+        self.past.write().unwrap_or_else(PoisonError::into_inner).interruption = None;
+    }
+
     /// Takes what an earlier recorder left running, to go on with it or to close it.
     pub fn take_found(&self) -> Option<Found> {
         let found = self.read(|state| state.found.is_some());

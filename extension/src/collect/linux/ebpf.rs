@@ -53,6 +53,8 @@ struct Shared {
     received: [AtomicU64; abi::AQ_KINDS as usize],
     undecodable: AtomicU64,
     discarded: AtomicU64,
+    /// Bytes of records that the kernel has back though they are not durable.
+    at_risk: AtomicU64,
     latency: Latency,
     attached: AtomicBool,
 }
@@ -459,11 +461,13 @@ impl Collector for EbpfCollector {
         for then in self.drained.drain(..) {
             self.shared.latency.add(now.saturating_sub(then));
         }
-        self.ring.commit(match durable.filter(|_| self.series != 0) {
+        let durable = match durable.filter(|_| self.series != 0) {
             Some(durable) if durable.series == self.series => durable.position,
             Some(_) => 0,
             None => u64::MAX,
-        });
+        };
+        let back = self.ring.commit(durable);
+        self.shared.at_risk.store(back.saturating_sub(durable), Ordering::Relaxed);
     }
 
     fn keep_marks(&mut self, used: &HashSet<Mark>) {
@@ -638,7 +642,14 @@ impl Probe for EbpfProbe {
         let misses = whole(self.recursion_misses());
         let microseconds = |share| self.shared.latency.percentile(share).map(|ns| whole(ns / 1000));
         let undecodable = self.shared.undecodable.load(Ordering::Relaxed);
-        let message = (undecodable > 0).then(|| Text::from(format!("{undecodable} records could not be read")));
+        let at_risk = self.shared.at_risk.load(Ordering::Relaxed);
+        let message = [
+            (undecodable > 0).then(|| format!("{undecodable} records could not be read")),
+            (at_risk > 0).then(|| {
+                format!("{at_risk} bytes of records are not stored yet, and would be lost if the recorder crashed now")
+            }),
+        ];
+        let message = message.into_iter().flatten().reduce(|all, one| format!("{all}; {one}")).map(Text::from);
         (0..abi::AQ_KINDS)
             .zip(KINDS)
             .zip(waiting)

@@ -192,13 +192,15 @@ impl Ring {
     }
 
     /// Gives the kernel back what was read up to `durable`. The rest may be read again, by whoever comes after us; but
-    /// never more than a quarter of the ring, for the kernel needs the room.
-    pub fn commit(&mut self, durable: u64) {
+    /// never more than a quarter of the ring, for the kernel needs the room. Says up to where it was given back.
+    pub fn commit(&mut self, durable: u64) -> u64 {
         let read = self.position();
         let least = read.min(self.map.produced().saturating_sub(self.map.size / 4));
         // SAFETY: mapped while self lives, page aligned; this is the only writer.
         let consumer = unsafe { self.map.consumer.as_ref() };
         let given = consumer.load(Ordering::Relaxed);
-        consumer.store(durable.min(read).max(least).max(given), Ordering::Release);
+        let back = durable.min(read).max(least).max(given);
+        consumer.store(back, Ordering::Release);
+        back
     }
 }
