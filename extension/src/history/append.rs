@@ -64,7 +64,7 @@ impl Flush<'_> {
         table: &str,
         rows: &mut dyn Iterator<Item = (&[Value], Option<i64>)>,
     ) -> Result<(), HistoryError> {
-        let Some(kept) = self.history.kept.iter().find(|kept| kept.name() == table) else { return Ok(()) };
+        let Some(kept) = self.history.kept.iter().find(|kept| kept.table.info().name == table) else { return Ok(()) };
         self.append_to(kept, rows).map_err(|error| HistoryError::of(&self.history.path, &error))
     }
 
@@ -108,7 +108,7 @@ impl Flush<'_> {
 }
 
 /// A cell for a column of that type. A value of another type, which no declaration gives, is stored as NULL.
-struct Cell<'a>(&'a Value, ColumnType);
+pub(super) struct Cell<'a>(pub(super) &'a Value, pub(super) ColumnType);
 
 impl ToSql for Cell<'_> {
     #[allow(clippy::cast_precision_loss)] // a DOUBLE column was asked for

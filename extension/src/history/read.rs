@@ -247,7 +247,7 @@ impl Reader {
     }
 }
 
-fn value(cell: ValueRef<'_>) -> Value {
+pub(super) fn value(cell: ValueRef<'_>) -> Value {
     match cell {
         ValueRef::BigInt(integer) => Value::Integer(integer),
         ValueRef::Int(integer) => integer.into(),

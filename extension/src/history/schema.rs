@@ -27,6 +27,7 @@ pub(super) const NANOSECONDS: &str = "time_ns";
 
 /// A table that is kept.
 pub(super) struct Kept {
+    name: String,
     pub(super) table: &'static dyn Table,
     pub(super) columns: Vec<&'static Column>,
     /// The column that orders its rows: no two have the same.
@@ -51,14 +52,15 @@ impl std::fmt::Debug for Kept {
 }
 
 impl Kept {
-    fn new(table: &'static dyn Table) -> Self {
+    fn new(prefix: &str, table: &'static dyn Table) -> Self {
+        let name = format!("{prefix}{}", table.info().name);
         let columns = table.columns();
         let key = columns.get(table.key()).map_or("", |column| column.name);
-        Self { table, columns, key }
+        Self { name, table, columns, key }
     }
 
-    pub(super) fn name(&self) -> &'static str {
-        self.table.info().name
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
@@ -83,7 +85,7 @@ impl Kept {
 
 /// The tables that are kept.
 pub(super) fn kept() -> Vec<Kept> {
-    tables::all().into_iter().filter(|table| table.is_kept()).map(Kept::new).collect()
+    tables::all().into_iter().filter(|table| table.is_kept()).map(|table| Kept::new("", table)).collect()
 }
 
 /// The type in the file. INTEGER is stored as BIGINT, which takes no more room there: an odd value must not stop a flush.
@@ -96,7 +98,7 @@ fn type_of(kind: ColumnType) -> &'static str {
 }
 
 /// Brings the file to this version.
-pub(super) fn migrate(path: &Path, connection: &Connection, kept: &[Kept]) -> Result<(), HistoryError> {
+pub(super) fn migrate(path: &Path, connection: &Connection) -> Result<(), HistoryError> {
     let failed = |error: duckdb::Error| HistoryError::of(path, &error);
     let transaction = connection.unchecked_transaction().map_err(failed)?;
     let found = version(&transaction).map_err(failed)?;
@@ -105,8 +107,8 @@ pub(super) fn migrate(path: &Path, connection: &Connection, kept: &[Kept]) -> Re
     for step in STEPS.get(from..).ok_or_else(newer)? {
         transaction.execute_batch(step).map_err(failed)?;
     }
-    for table in kept {
-        columns(path, &transaction, table)?;
+    for table in kept() {
+        columns(path, &transaction, &table, "owner BIGINT")?;
     }
     if found != VERSION {
         transaction.execute("UPDATE meta SET version = ?", [VERSION]).map_err(failed)?;
@@ -124,11 +126,11 @@ fn version(connection: &Connection) -> duckdb::Result<i64> {
     if tables == 0 { Ok(0) } else { connection.query_row("SELECT version FROM meta", [], |row| row.get(0)) }
 }
 
-/// Makes the table, or adds the columns that it lacks.
-fn columns(path: &Path, connection: &Connection, kept: &Kept) -> Result<(), HistoryError> {
+/// Makes the table, which has more columns than those declared, or adds the columns that it lacks.
+fn columns(path: &Path, connection: &Connection, kept: &Kept, more: &str) -> Result<(), HistoryError> {
     let failed = |error: duckdb::Error| HistoryError::of(path, &error);
     let name = kept.name();
-    connection.execute_batch(&format!("CREATE TABLE IF NOT EXISTS {name} (owner BIGINT)")).map_err(failed)?;
+    connection.execute_batch(&format!("CREATE TABLE IF NOT EXISTS {name} ({more})")).map_err(failed)?;
     let mut statement = connection
         .prepare("SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = ?")
         .map_err(failed)?;
