@@ -19,7 +19,8 @@ const STEPS: [&str; 1] = ["CREATE TABLE meta (
     version BIGINT NOT NULL, created_by VARCHAR NOT NULL, eid BIGINT NOT NULL, position BIGINT NOT NULL, data BLOB
  );
  INSERT INTO meta VALUES (0, '', 0, 0, NULL);
- CREATE TABLE running (of VARCHAR, key BIGINT, boot VARCHAR, owner BIGINT, start_ns BIGINT, cells VARCHAR)"];
+ CREATE TABLE running (of VARCHAR, key BIGINT, boot VARCHAR, owner BIGINT, start_ns BIGINT, cells VARCHAR);
+ CREATE TABLE gaps (ended BIGINT, began BIGINT)"];
 
 /// Seconds, which are not stored where nanoseconds are.
 const SECONDS: &str = "time";
