@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use agentquery::history::{
     History, HistoryError, Mark, OpenNote, Query, Retention, RunningRow, Settings, VERSION, Writer,
@@ -288,6 +288,28 @@ fn what_runs_when_a_recorder_ends_is_found_by_the_next() {
     let running = found(&history, "agent_processes");
     assert_eq!((running.len(), history.running().unwrap().len()), (1, 1));
     assert_eq!((&*running[0].0, &running[0].1.values[0]), ("two", &Value::Integer(3)));
+}
+
+#[test]
+fn when_nothing_was_recorded_is_remembered() {
+    let (_folder, path) = place();
+    let (writer, store, _) = record(&path, "one");
+    store.set_recording_since(1000);
+    assert_eq!(store.gap(), None, "it is the first");
+    drop(writer);
+    let now = || i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos()).unwrap();
+    for round in 0..3 {
+        let began = now();
+        let (writer, store, _) = record(&path, "one");
+        assert_eq!(store.gap(), None, "it does not record yet");
+        store.set_recording_since(now());
+        let (from, to) = store.gap().unwrap();
+        assert!(from < began && to >= began && to <= now(), "{from} {to}");
+        drop(writer);
+        let history = open(&path);
+        let gaps = history.gaps().unwrap();
+        assert_eq!((gaps.len(), gaps[round]), (round + 1, (from, to)));
+    }
 }
 
 /// Not a test of its own: what `what_was_flushed_survives_a_kill` kills.

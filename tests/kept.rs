@@ -244,7 +244,7 @@ fn an_agent_that_outlives_the_recorder_keeps_its_rows() {
     let mut recorder = start(folder.path(), &database);
     assert_kept(&before, &recorder);
     recorder.kill();
-    for graceful in [true, false] {
+    for (graceful, gaps) in [(true, 1), (false, 2)] {
         let recorder = start(folder.path(), &database);
         assert_eq!(fault(&recorder), "");
         assert_eq!(worker.id(&recorder), id);
@@ -257,7 +257,7 @@ fn an_agent_that_outlives_the_recorder_keeps_its_rows() {
         assert_eq!((recorder.query(&connection), cells(&recorder.query(&log))), (connected.clone(), cells(&logged)));
         assert_kept(&before, &recorder);
         let gap = "SELECT count(*) FROM agent_collector WHERE event = 'gap' AND message LIKE 'recording ended%'";
-        assert_eq!(number(&recorder, gap), 1);
+        assert!(number(&recorder, gap) >= gaps);
         let first = number(&recorder, &rows);
         wait_until("it is still followed", || number(&recorder, &rows) > first + 100);
         if graceful {
@@ -324,13 +324,17 @@ fn a_history_that_is_opened_late_is_closed_and_no_agent_doubled() {
 /// What a recorder left in its file: each row has either ended or not, and where it is running it is there once.
 fn assert_apart(database: &Path) {
     let file = duckdb::Connection::open(database).unwrap();
+    let count = |sql: String| file.query_row(&sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    // It may be stored as what it is before the eid.
+    let stored = "SELECT count(*) FROM duckdb_columns() WHERE column_name = 'open_eid'";
+    let opened = if count(stored.to_owned()) > 0 { "open_eid" } else { "eid - eid_minus_open_eid" };
+    let closed = format!("SELECT {opened} FROM agent_file_ops WHERE operation = 'close'");
     for (table, ended) in [
         ("ai_agents", "SELECT agent_id FROM ai_agents"),
         ("agent_processes", "SELECT eid FROM agent_processes"),
         ("agent_connections", "SELECT eid FROM agent_connections"),
-        ("agent_open_files", "SELECT eid - eid_minus_open_eid FROM agent_file_ops WHERE operation = 'close'"),
+        ("agent_open_files", &*closed),
     ] {
-        let count = |sql: String| file.query_row(&sql, [], |row| row.get::<_, i64>(0)).unwrap();
         let running = format!("FROM running WHERE of = '{table}'");
         assert_eq!(count(format!("SELECT count(*) {running} AND key IN ({ended})")), 0, "{table}");
         assert_eq!(count(format!("SELECT count(*) - count(DISTINCT key) {running}")), 0, "{table}");

@@ -102,7 +102,7 @@ fn show(stop: &Stop, folder: &Path, connect: Option<PathBuf>, place: &Place) -> 
     )?;
 
     // It waits until it is seen: then nothing that it does is missed.
-    let id = asked.wait_for(&format!("SELECT agent_id FROM ai_agents WHERE pid = {pid} AND end_time IS NULL"))?;
+    let id = asked.wait_for(&format!("SELECT agent_id FROM ai_agents WHERE pid = {pid} AND processes > 0"))?;
     let id: i64 = id.parse().map_err(|_| Error::Unseen)?;
     agent.work()?;
     for (table, condition) in [("agent_connections", "1"), ("agent_file_ops", "operation = 'delete'")] {

@@ -101,7 +101,6 @@ impl Recorder {
                 store.set_probe(collector.probe());
                 let mut engine = Engine::new(Arc::clone(&store), catalogue, boot).above(floor);
                 if collector.resumes() {
-                    store.set_uninterrupted();
                     engine.go_on(collect::boot_ns());
                 } else {
                     engine.adopt(collect::boot_ns(), &mut *collector);

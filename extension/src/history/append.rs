@@ -67,7 +67,7 @@ impl Flush<'_> {
         table: &str,
         rows: &mut dyn Iterator<Item = (&[Value], Option<i64>)>,
     ) -> Result<(), HistoryError> {
-        let Some(kept) = self.history.kept.iter().find(|kept| kept.name() == table) else { return Ok(()) };
+        let Some(kept) = self.history.kept.iter().find(|kept| kept.table.info().name == table) else { return Ok(()) };
         self.append_to(kept, rows).map_err(|error| HistoryError::of(&self.history.path, &error))
     }
 

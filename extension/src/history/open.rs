@@ -73,7 +73,7 @@ fn connect(path: &Path) -> Result<Connection, HistoryError> {
     let spill = beside(path, ".tmp");
     let _ = std::fs::remove_dir_all(&spill);
     let connection = config(&spill).and_then(|config| Connection::open_with_flags(path, config)).map_err(failed)?;
-    schema::migrate(path, &connection, &schema::kept())?;
+    schema::migrate(path, &connection)?;
     connection.execute_batch("SET enable_external_access = false; SET lock_configuration = true").map_err(failed)?;
     Ok(connection)
 }

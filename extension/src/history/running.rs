@@ -68,7 +68,33 @@ impl History {
     }
 }
 
+impl History {
+    /// When nothing was recorded, from and to, in UNIX nanoseconds; the oldest first.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn gaps(&self) -> Result<Vec<(i64, i64)>, HistoryError> {
+        let read = || {
+            let mut statement = self.connection.prepare("SELECT ended, began FROM gaps ORDER BY ended")?;
+            statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<duckdb::Result<_>>()
+        };
+        read().map_err(|error| HistoryError::of(&self.path, &error))
+    }
+}
+
 impl Flush<'_> {
+    /// Stores from when to when nothing was recorded, and forgets what is older than the oldest row may be.
+    ///
+    /// # Errors
+    /// When it cannot be stored; then nothing of the flush is.
+    pub fn gap(&mut self, (ended, began): (i64, i64), oldest: i64) -> Result<(), HistoryError> {
+        self.transaction
+            .execute("DELETE FROM gaps WHERE ended = ? OR began < ?", [ended, oldest])
+            .and_then(|_| self.transaction.execute("INSERT INTO gaps VALUES (?, ?)", [ended, began]))
+            .map(drop)
+            .map_err(|error| HistoryError::of(&self.history.path, &error))
+    }
+
     /// Stores rows that began.
     ///
     /// # Errors

@@ -25,7 +25,8 @@ const STEPS: [&str; 1] = ["CREATE TABLE meta (
  CREATE TABLE running (
     of VARCHAR NOT NULL, key BIGINT NOT NULL, boot VARCHAR NOT NULL, owner BIGINT, identity VARCHAR NOT NULL,
     cells VARCHAR NOT NULL
- )"];
+ );
+ CREATE TABLE gaps (ended BIGINT NOT NULL, began BIGINT NOT NULL)"];
 
 /// Seconds, which are not stored where nanoseconds are.
 const SECONDS: &str = "time";
@@ -194,7 +195,7 @@ fn type_of(kind: ColumnType) -> &'static str {
 }
 
 /// Brings the file to this version.
-pub(super) fn migrate(path: &Path, connection: &Connection, kept: &[Kept]) -> Result<(), HistoryError> {
+pub(super) fn migrate(path: &Path, connection: &Connection) -> Result<(), HistoryError> {
     let failed = |error: duckdb::Error| HistoryError::of(path, &error);
     let transaction = connection.unchecked_transaction().map_err(failed)?;
     let found = version(&transaction).map_err(failed)?;
@@ -203,8 +204,8 @@ pub(super) fn migrate(path: &Path, connection: &Connection, kept: &[Kept]) -> Re
     for step in STEPS.get(from..).ok_or_else(newer)? {
         transaction.execute_batch(step).map_err(failed)?;
     }
-    for table in kept {
-        columns(path, &transaction, table)?;
+    for table in kept() {
+        columns(path, &transaction, &table, "owner BIGINT")?;
     }
     if found != VERSION {
         transaction.execute("UPDATE meta SET version = ?", [VERSION]).map_err(failed)?;
@@ -222,11 +223,11 @@ fn version(connection: &Connection) -> duckdb::Result<i64> {
     if tables == 0 { Ok(0) } else { connection.query_row("SELECT version FROM meta", [], |row| row.get(0)) }
 }
 
-/// Makes the table, or adds the columns that it lacks.
-fn columns(path: &Path, connection: &Connection, kept: &Kept) -> Result<(), HistoryError> {
+/// Makes the table, which has more columns than those declared, or adds the columns that it lacks.
+fn columns(path: &Path, connection: &Connection, kept: &Kept, more: &str) -> Result<(), HistoryError> {
     let failed = |error: duckdb::Error| HistoryError::of(path, &error);
     let name = kept.name();
-    connection.execute_batch(&format!("CREATE TABLE IF NOT EXISTS {name} (owner BIGINT)")).map_err(failed)?;
+    connection.execute_batch(&format!("CREATE TABLE IF NOT EXISTS {name} ({more})")).map_err(failed)?;
     let mut statement = connection
         .prepare("SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = ?")
         .map_err(failed)?;

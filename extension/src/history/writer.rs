@@ -210,14 +210,16 @@ impl Work {
 
     /// Goes on with what was opened, and says where queries read it.
     fn take(&mut self, opened: Result<(History, Vec<OpenNote>), HistoryError>) -> Option<Readers> {
-        let read = opened.and_then(|(history, notes)| Ok((history.mark()?, history.running()?, history, notes)));
+        let read = opened.and_then(|(history, notes)| {
+            let found = (history.mark()?, history.gaps()?, history.running()?);
+            Ok((found, history, notes))
+        });
         match read {
-            Ok((mark, running, history, notes)) => {
+            Ok(((mark, gaps, running), history, notes)) => {
                 self.notes.extend(notes.iter().map(told));
-                // An earlier one's, for none of this one's is older.
-                if (1..self.began).contains(&mark.flush) {
-                    self.store.set_interruption(mark.flush, self.began);
-                }
+                // An earlier recorder's, for none of this one's is older.
+                let ended = Some(mark.flush).filter(|ended| (1..self.began).contains(ended));
+                self.store.set_gaps(gaps, ended);
                 self.find(running);
                 self.highest = self.highest.max(mark.eid);
                 self.series = place_of(&mark).series;
@@ -423,7 +425,15 @@ impl Work {
             flush.begin(*table, &self.boot, rows)?;
             running.extend(keys);
         }
+        let gap = self.store.gap();
+        if let Some(gap) = gap {
+            flush.gap(gap, unix_ns().saturating_sub(self.settings.retention.seconds.saturating_mul(1_000_000_000)))?;
+        }
         flush.commit(&Mark { eid: highest, ..mark })?;
+        if gap.is_some() {
+            let gaps = history.gaps()?;
+            self.store.set_gaps(gaps, None);
+        }
         for (table, keys) in ended {
             if let Some(running) = self.running.get_mut(table) {
                 for key in keys {

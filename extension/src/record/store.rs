@@ -150,8 +150,11 @@ struct Past {
     fault: Option<String>,
     /// What happened to it.
     notes: Vec<String>,
-    /// When an earlier recorder was last heard of, and when this one began, in UNIX nanoseconds.
-    interruption: Option<(i64, i64)>,
+    /// When nothing was recorded, from and to, as the history tells.
+    gaps: Vec<(i64, i64)>,
+    /// When an earlier recorder was last heard of, and since when this one records.
+    ended: Option<i64>,
+    since: Option<i64>,
 }
 
 impl Store {
@@ -209,9 +212,23 @@ impl Store {
         self.past.write().unwrap_or_else(PoisonError::into_inner).notes.push(note);
     }
 
-    /// Says between which moments, in UNIX nanoseconds, an earlier recorder ended and this one began.
-    pub fn set_interruption(&self, ended: i64, began: i64) {
-        self.past.write().unwrap_or_else(PoisonError::into_inner).interruption = Some((ended, began));
+    /// Says when nothing was recorded, as the history tells, and when an earlier recorder was last heard of. All in UNIX
+    /// nanoseconds.
+    pub fn set_gaps(&self, gaps: Vec<(i64, i64)>, ended: Option<i64>) {
+        let mut past = self.past.write().unwrap_or_else(PoisonError::into_inner);
+        (past.gaps, past.ended) = (gaps, ended);
+    }
+
+    /// Says that from now on, in UNIX nanoseconds, what agents do is recorded.
+    pub fn set_recording_since(&self, since: i64) {
+        self.past.write().unwrap_or_else(PoisonError::into_inner).since = Some(since);
+    }
+
+    /// From when to when nothing was recorded before this recorder, which the history does not tell yet.
+    #[must_use]
+    pub fn gap(&self) -> Option<(i64, i64)> {
+        let past = self.past.read().unwrap_or_else(PoisonError::into_inner);
+        past.ended.zip(past.since).filter(|(ended, since)| ended < since)
     }
 
     /// While this is held the rows are those of whole batches of events: [`State::place`] says exactly how far they go.
@@ -228,11 +245,6 @@ impl Store {
     /// Says how far it goes.
     pub fn set_durable(&self, place: Place) {
         *self.durable.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
-    }
-
-    /// Says that nothing was missed between an earlier recorder and this one.
-    pub fn set_uninterrupted(&self) {
-        self.past.write().unwrap_or_else(PoisonError::into_inner).interruption = None;
     }
 
     /// Takes what an earlier recorder left running, to go on with it or to close it.
@@ -330,11 +342,12 @@ impl Store {
         };
         let faults = self.read(|state| state.faults.clone());
         let faults = faults.into_iter().filter_map(|fault| remark("config", fault, None));
-        let (past, interruption) = {
+        let last = self.gap();
+        let (past, gaps) = {
             let past = self.past.read().unwrap_or_else(PoisonError::into_inner);
-            (past.notes.iter().chain(&past.fault).cloned().collect::<Vec<_>>(), past.interruption)
+            (past.notes.iter().chain(&past.fault).cloned().collect::<Vec<_>>(), past.gaps.clone())
         };
-        let interruption = interruption.and_then(|(ended, began)| {
+        let gaps = gaps.into_iter().chain(last).filter_map(|(ended, began)| {
             let [ended, began] = [ended, began].map(|time_ns| time_ns.div_euclid(1_000_000_000));
             let message = format!(
                 "recording ended after {ended} and began again at {began} (UNIX seconds): what agents did between, but for \
@@ -346,8 +359,7 @@ impl Store {
         let (gone, here) = self.read(|state| {
             (state.gaps.clone(), state.agents.snapshot().and(state.live_agents.values().cloned().collect()))
         });
-        let remarks =
-            gone.iter().chain(here.iter()).filter_map(gap).chain(interruption).chain(faults).chain(past).collect();
+        let remarks = gone.iter().chain(here.iter()).filter_map(gap).chain(gaps).chain(faults).chain(past).collect();
         Snapshot::of(rows).and(remarks)
     }
 }

@@ -36,6 +36,7 @@ impl Engine {
         }
         self.publish_instances(boot_ns, collector);
         self.close_left(again, boot_ns);
+        self.store.set_recording_since(unix_ns());
     }
 
     fn is_agent(&self, event: &Event, exec: &Exec) -> bool {
