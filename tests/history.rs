@@ -563,6 +563,39 @@ fn readers_do_not_wait_for_a_checkpoint() {
 }
 
 #[test]
+fn commits_and_checkpoints_succeed_beside_queries() {
+    let (_folder, path) = place();
+    let mut history = open(&path);
+    flush(&mut history, TABLE, 0..20_000).unwrap();
+    let (readers, done) = (history.readers(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let walk = || {
+            let mut pages = 0;
+            while !done.load(Ordering::SeqCst) {
+                let reader = readers.reader().unwrap();
+                let conditions = reader.conditions(TABLE, &ALL).unwrap();
+                let mut cursor = reader.walk(TABLE, (0..columns(TABLE).len()).collect(), conditions).unwrap();
+                while cursor.page().unwrap().is_some() && !done.load(Ordering::SeqCst) {
+                    pages += 1;
+                }
+            }
+            pages
+        };
+        let walkers: Vec<_> = (0..6).map(|_| scope.spawn(walk)).collect();
+        let mut failed = None;
+        for part in 2..16 {
+            let stored = flush(&mut history, TABLE, part * 10_000..(part + 1) * 10_000);
+            let stored = stored.and_then(|()| if part % 4 == 0 { history.checkpoint() } else { Ok(()) });
+            failed = failed.or(stored.err());
+        }
+        done.store(true, Ordering::SeqCst);
+        assert!(failed.is_none(), "{failed:?}");
+        assert!(walkers.into_iter().all(|walker| walker.join().unwrap() > 0));
+    });
+    assert!(values(all(&history, TABLE, &ALL).unwrap()) == expected(TABLE, 0..160_000));
+}
+
+#[test]
 fn the_oldest_rows_leave_by_age_and_by_size() {
     let (_folder, path) = place();
     let mut history = open(&path);

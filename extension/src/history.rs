@@ -27,6 +27,7 @@ pub use writer::{Settings, Writer};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use duckdb::Connection;
 
@@ -37,6 +38,9 @@ pub const LOG_LIMIT: u64 = 8 << 20;
 
 /// Bytes of the log below which a checkpoint is not worth it: each begins a block in the file.
 pub const LOG_LEAST: u64 = 2 << 20;
+
+/// How long a checkpoint waits for queries that are in its way.
+const BUSY: Duration = Duration::from_secs(1);
 
 /// The history, for the thread that writes.
 #[derive(Debug)]
@@ -92,6 +96,15 @@ impl History {
     /// # Errors
     /// When the file cannot be written.
     pub fn checkpoint(&mut self) -> Result<(), HistoryError> {
-        self.connection.execute_batch("CHECKPOINT").map_err(|error| HistoryError::of(&self.path, &error))
+        let until = Instant::now() + BUSY;
+        loop {
+            match self.connection.execute_batch("CHECKPOINT") {
+                // By a query, for a moment.
+                Err(error) if error.to_string().contains("Cannot CHECKPOINT") && Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                done => return done.map_err(|error| HistoryError::of(&self.path, &error)),
+            }
+        }
     }
 }

@@ -104,6 +104,13 @@ impl Recorder {
         }
     }
 
+    /// Anonymous memory that it holds now, in bytes.
+    pub fn anonymous(&self) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id())).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: i32) {
         // SAFETY: a child of ours that was not waited for, so its pid is its own.

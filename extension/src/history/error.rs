@@ -69,7 +69,7 @@ pub enum HistoryError {
 }
 
 /// Parts of what `DuckDB` says of a file that is not as it wrote it.
-const DAMAGED: [&str; 8] = [
+const DAMAGED: [&str; 7] = [
     "Corrupt",
     "corrupt",
     "not a valid DuckDB",
@@ -77,7 +77,6 @@ const DAMAGED: [&str; 8] = [
     "INTERNAL Error",
     "replaying WAL",
     "ould not read enough bytes",
-    "database has been invalidated",
 ];
 
 impl HistoryError {

@@ -31,8 +31,8 @@ pub enum OpenNote {
     },
 }
 
-/// The engine's memory. Rows in the log count too, and what a commit or a checkpoint works on must fit: with half of it
-/// they fail when queries run beside them.
+/// The engine's memory at most. Rows in the log count too, and what a page of a query and a commit or a checkpoint work on
+/// must fit: with half of it they fail beside each other, with three quarters they do not.
 const MEMORY: &str = "64MB";
 
 /// Opens the file; the one who writes begins it where there is none, and sets it aside when it is damaged.

@@ -20,7 +20,13 @@ use crate::tables::Column;
 use crate::value::{Text, Value};
 
 /// Rows of a page at most.
-const PAGE: usize = 16_384;
+const PAGE: usize = 8192;
+
+/// Cells of a page at most, about: the engine holds each several times while it sorts.
+const CELLS: usize = 96 * 1024;
+
+/// Rows that a page goes over at most, about: others wait for their turn.
+const LOOKED_AT: i64 = 500_000;
 
 /// Rows of a walk's first page: who wants only some does not wait for more. Each next one has twice as many.
 const FIRST_PAGE: usize = 1024;
@@ -32,6 +38,7 @@ pub struct Readers {
     /// Only cloned from, so it is held for a moment.
     connection: Arc<Mutex<Connection>>,
     kept: Arc<[Kept]>,
+    turn: Arc<Mutex<()>>,
     lock: Arc<File>,
 }
 
@@ -41,6 +48,9 @@ pub struct Reader {
     path: PathBuf,
     connection: Connection,
     kept: Arc<[Kept]>,
+    /// One page is read at a time. With several at once the engine's memory could not be so small: for want of it a commit
+    /// fails beside them, and that ends the engine.
+    turn: Arc<Mutex<()>>,
     /// After the connection: nobody opens the file anew beside a reader of before.
     _lock: Arc<File>,
 }
@@ -60,8 +70,10 @@ pub struct Cursor {
     /// The oldest eid.
     low: i64,
     span: i64,
-    /// Rows of the next page at most.
+    widest: i64,
+    /// Rows of the next page at most, and of any.
     size: usize,
+    most: usize,
     done: bool,
 }
 
@@ -90,10 +102,11 @@ impl Cursor {
                 self.span = self.span.saturating_mul(i64::try_from(wider).unwrap_or(1));
             }
         }
-        if self.size < PAGE {
-            self.size *= 2;
+        if self.size < self.most {
+            self.size = (self.size * 2).min(self.most);
             self.span = self.span.saturating_mul(2);
         }
+        self.span = self.span.min(self.widest);
         Ok(Some(page))
     }
 }
@@ -111,7 +124,7 @@ pub struct Row {
 
 impl Readers {
     pub(super) fn new(path: PathBuf, connection: Connection, kept: Arc<[Kept]>, lock: Arc<File>) -> Self {
-        Self { path, connection: Arc::new(Mutex::new(connection)), kept, lock }
+        Self { path, connection: Arc::new(Mutex::new(connection)), kept, turn: Arc::default(), lock }
     }
 
     /// A reader.
@@ -121,7 +134,8 @@ impl Readers {
     pub fn reader(&self) -> Result<Reader, HistoryError> {
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner).try_clone();
         let connection = connection.map_err(|error| HistoryError::of(&self.path, &error))?;
-        Ok(Reader { path: self.path.clone(), connection, kept: Arc::clone(&self.kept), _lock: Arc::clone(&self.lock) })
+        let (kept, turn) = (Arc::clone(&self.kept), Arc::clone(&self.turn));
+        Ok(Reader { path: self.path.clone(), connection, kept, turn, _lock: Arc::clone(&self.lock) })
     }
 }
 
@@ -146,6 +160,7 @@ impl Reader {
         limit: usize,
     ) -> Result<Vec<Row>, HistoryError> {
         let Some(kept) = self.kept(table) else { return Ok(Vec::new()) };
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.read(kept, columns, conditions, (below, from), limit.min(PAGE))
             .map_err(|error| HistoryError::of(&self.path, &error))
     }
@@ -172,6 +187,7 @@ impl Reader {
             let cells = statement.query_map(duckdb::params_from_iter(conditions.parameters()), |row| row.get(0))?;
             cells.collect::<duckdb::Result<Vec<Option<i64>>>>()
         };
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let cells = read().map_err(|error| HistoryError::of(&self.path, &error))?;
         Ok((cells.len() <= most).then(|| cells.into_iter().flatten().collect()))
     }
@@ -189,8 +205,12 @@ impl Reader {
         let (low, high) = reach.unwrap_or((1, 0));
         let rows = extent.map_or(0, |extent| extent.rows.load(Ordering::Relaxed)).max(1);
         let (least, greatest) = extent.and_then(|extent| extent.keys.get()).unwrap_or_default();
-        // As many as fill a page, were they evenly spread.
-        let span = (i128::from(greatest) - i128::from(least) + 1) * FIRST_PAGE as i128 / i128::from(rows) + 1;
+        // In which there are so many rows, were they evenly spread.
+        let span = |wanted: i64| {
+            let span = (i128::from(greatest) - i128::from(least) + 1) * i128::from(wanted) / i128::from(rows) + 1;
+            i64::try_from(span).unwrap_or(i64::MAX)
+        };
+        let most = (CELLS / columns.len().max(1)).clamp(FIRST_PAGE, PAGE);
         Ok(Cursor {
             table: table.to_owned(),
             columns,
@@ -198,8 +218,10 @@ impl Reader {
             place: (high, None),
             low,
             done: low > high,
-            span: i64::try_from(span).unwrap_or(i64::MAX),
+            span: span(1024),
+            widest: span(LOOKED_AT),
             size: FIRST_PAGE,
+            most,
             reader: self,
         })
     }
@@ -263,14 +285,10 @@ impl Reader {
 fn fill(rows: &mut [Row], chunk: &StructArray, column: usize, is_seconds: bool) -> duckdb::Result<()> {
     let array = chunk.columns().get(column).map(Array::as_any);
     if let Some(texts) = array.and_then(|array| array.downcast_ref::<StringArray>()) {
-        // Texts repeat: an open's path in its close, an agent's name in all.
-        let mut last: Option<(&str, Text)> = None;
+        // Texts repeat: an open's path in its close, an agent's name in all. The last one of each length is at hand.
+        let mut recent: [Option<Text>; 32] = [const { None }; 32];
         for (row, text) in rows.iter_mut().zip(texts.iter()) {
-            row.values.push(match (text, &last) {
-                (None, _) => Value::Null,
-                (Some(text), Some((same, shared))) if text == *same => Value::Text(Arc::clone(shared)),
-                (Some(text), _) => Value::Text(Arc::clone(&last.insert((text, text.into())).1)),
-            });
+            row.values.push(text.map_or(Value::Null, |text| share(&mut recent, text)));
         }
     } else if let Some(doubles) = array.and_then(|array| array.downcast_ref::<Float64Array>()) {
         rows.iter_mut().zip(doubles.iter()).for_each(|(row, double)| row.values.push(double.into()));
@@ -281,6 +299,14 @@ fn fill(rows: &mut [Row], chunk: &StructArray, column: usize, is_seconds: bool) 
         }
     }
     Ok(())
+}
+
+fn share(recent: &mut [Option<Text>; 32], text: &str) -> Value {
+    let Some(place) = recent.get_mut(text.len() % 32) else { return Value::Text(text.into()) };
+    match place {
+        Some(same) if **same == *text => Value::Text(Arc::clone(same)),
+        _ => Value::Text(Arc::clone(place.insert(text.into()))),
+    }
 }
 
 fn numbers_of(chunk: &StructArray, column: usize) -> duckdb::Result<&Int64Array> {

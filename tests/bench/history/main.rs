@@ -10,34 +10,50 @@ mod rows;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use agentquery::history::{History, LOG_LIMIT, Mark};
 use agentquery::record::Store;
-use agentquery::shell::{Backend, Sink};
-use agentquery::shell::{Engine, Limits};
-use agentquery::tables::{self, ColumnType, Viewer};
+use agentquery::shell::{Backend, Engine, Limits, Sink};
+use agentquery::tables::constraint::{Constraint, Op};
+use agentquery::tables::{self, ColumnType, Request, Viewer};
 use agentquery::value::Value;
-use rows::{Maker, SPAN, START};
+use rows::{Maker, SPAN};
 
 const TABLE: &str = "agent_file_ops";
 /// Rows of a flush: what a busy second makes.
 const FLUSH: usize = 8192;
 const ROUNDS: usize = 5;
+/// The time of the first row.
+const START: i64 = 1_795_000_000_000_000_000;
 const SECOND: i64 = 1_000_000_000;
 
+/// `[ROWS]`, or `fill FILE ROWS` to make a history that ends now and measure nothing of it.
 fn main() {
-    let rows = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(10_000_000);
+    let arguments: Vec<_> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["fill", file, rows] => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+            let start = i64::try_from(now.as_nanos()).unwrap() - SPAN - 60 * SECOND;
+            fill(Path::new(file), rows.parse().unwrap(), start);
+        }
+        [] => compare(10_000_000),
+        [rows] => compare(rows.parse().unwrap()),
+        _ => panic!("history [ROWS], or history fill FILE ROWS"),
+    }
+}
+
+fn compare(rows: i64) {
     let folder = tempfile::tempdir().unwrap();
-    let mut history = fill(&folder.path().join("history.duckdb"), rows);
+    let history = fill(&folder.path().join("history.duckdb"), rows, START);
     let store = Arc::new(Store::default());
     store.set_history(Some(history.readers()));
-    let mut ours = Engine::new(store, Viewer::All, Limits::default()).unwrap();
+    let mut ours = Engine::new(Arc::clone(&store), Viewer::All, Limits::default()).unwrap();
     let theirs = folder.path().join("plain.sqlite");
     fill_sqlite(&theirs, rows);
     let theirs = rusqlite::Connection::open(&theirs).unwrap();
     for (figure, sql) in queries() {
-        for _ in 0..ROUNDS {
+        for round in 0..ROUNDS {
             let begun = Instant::now();
             let count = ask(&mut ours, &sql);
             tell(figure, "history", milliseconds(begun.elapsed()), "ms");
@@ -45,15 +61,29 @@ fn main() {
             let same = ask_sqlite(&theirs, &sql);
             tell(figure, "SQLite", milliseconds(begun.elapsed()), "ms");
             assert_eq!(count, same, "{sql}");
-            if std::env::var_os("VERBOSE").is_some() {
-                eprintln!("{figure}: {count} rows");
+            if round == 0 {
+                tell(&format!("{figure}: rows"), "", count as f64, "rows");
             }
         }
     }
-    history.checkpoint().unwrap();
-    if let Some(keep) = std::env::var_os("KEEP") {
-        std::fs::copy(folder.path().join("history.duckdb"), keep).unwrap();
+    for _ in 0..ROUNDS {
+        let begun = Instant::now();
+        let count = hour(&store);
+        tell("an hour by time, without SQL", "history", milliseconds(begun.elapsed()), "ms");
+        assert!(count > 0);
     }
+}
+
+/// The same hour as the first query's, as an extension reads it for osquery.
+fn hour(store: &Store) -> usize {
+    let middle = (START + SPAN / 2) / SECOND;
+    let bound = |op, second: i64| Constraint::new("time", op, second.to_string());
+    let request = Request {
+        constraints: vec![bound(Op::GreaterOrEqual, middle), bound(Op::Less, middle + 3600)],
+        columns: Some(["time", "agent", "pid", "operation", "path"].map(str::to_owned).into()),
+        ..Request::of(Viewer::All)
+    };
+    tables::scan(store, tables::find(TABLE).unwrap(), &request).unwrap().rows.len()
 }
 
 fn tell(figure: &str, condition: &str, value: f64, unit: &str) {
@@ -88,7 +118,7 @@ fn queries() -> [(&'static str, String); 4] {
         (
             "a path, the newest 100",
             format!(
-                "SELECT eid, time, path FROM {TABLE} WHERE time >= {all} AND path LIKE '%/migrations/%/parser%' LIMIT 100"
+                "SELECT eid, time, path FROM {TABLE} WHERE time >= {all} AND path LIKE '%/billing/queue/%' ORDER BY eid DESC LIMIT 100"
             ),
         ),
         (
@@ -98,15 +128,17 @@ fn queries() -> [(&'static str, String); 4] {
     ]
 }
 
-fn fill(path: &Path, rows: i64) -> History {
+fn fill(path: &Path, rows: i64, start: i64) -> History {
     let (mut history, _) = History::open(path).unwrap();
-    let mut maker = Maker::new(rows);
+    let mut maker = Maker::new(rows, start);
     let (mut spent, mut checkpoints) = (Duration::ZERO, Vec::new());
     let mut batch = vec![Vec::new(); FLUSH];
     let mut left = usize::try_from(rows).unwrap();
     while left > 0 {
         let count = left.min(FLUSH);
-        batch[..count].iter_mut().for_each(|row| maker.next(row));
+        for row in &mut batch[..count] {
+            maker.next(row);
+        }
         left -= count;
         let begun = Instant::now();
         let mut flush = history.flush().unwrap();
@@ -149,13 +181,15 @@ fn fill_sqlite(path: &Path, rows: i64) {
     .unwrap();
     let marks = vec!["?"; columns.len()].join(", ");
     let sql = format!("INSERT INTO {TABLE} VALUES ({marks})");
-    let mut maker = Maker::new(rows);
+    let mut maker = Maker::new(rows, START);
     let mut spent = Duration::ZERO;
     let mut batch = vec![Vec::new(); FLUSH];
     let mut left = usize::try_from(rows).unwrap();
     while left > 0 {
         let count = left.min(FLUSH);
-        batch[..count].iter_mut().for_each(|row| maker.next(row));
+        for row in &mut batch[..count] {
+            maker.next(row);
+        }
         left -= count;
         let begun = Instant::now();
         let transaction = db.unchecked_transaction().unwrap();

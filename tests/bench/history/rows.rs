@@ -8,9 +8,7 @@ use std::collections::VecDeque;
 use agentquery::tables;
 use agentquery::value::{Text, Value};
 
-/// The time of the first row.
-pub const START: i64 = 1_795_000_000_000_000_000;
-/// Over which rows are spread.
+/// Nanoseconds over which rows are spread.
 pub const SPAN: i64 = 10 * 24 * 3600 * 1_000_000_000;
 
 const SECOND: i64 = 1_000_000_000;
@@ -118,8 +116,8 @@ const WORDS: [&str; 24] = [
 ];
 
 impl Maker {
-    /// A maker of so many rows.
-    pub fn new(rows: i64) -> Self {
+    /// A maker of so many rows, from that time on.
+    pub fn new(rows: i64, start: i64) -> Self {
         let mut random = Random(0x9e37_79b9_7f4a_7c15);
         let project = Pool::new(&mut random, 6000, |random, n| {
             let (a, b, c) = (WORDS[n / 500 % 24], WORDS[n / 20 % 24], *random.of(&WORDS));
@@ -136,7 +134,7 @@ impl Maker {
         });
         let gap = SPAN / (rows / ROWS_A_COMMAND + 1) * 2;
         let lane = |agent| Lane {
-            time: START + gap / 2 * i64::try_from(agent).unwrap(),
+            time: start + gap / 2 * i64::try_from(agent).unwrap(),
             commands: 0,
             agent,
             agent_id: 0,
