@@ -114,12 +114,15 @@ struct Worker {
     stays: u32,
     leaves: u32,
     server: u32,
+    /// Stays too, without a parent of the agent's.
+    orphan: u32,
 }
 
 const WORK: &str = r#"
     exec 8>>log
     sleep 1000 & stays=$!
     sleep 1001 & leaves=$!
+    (sleep 1002 & echo $! > orphan)
     python3 -c '
 import os, socket, time
 listener = socket.create_server(("127.0.0.1", 0))
@@ -128,9 +131,9 @@ server, peer = listener.accept()
 open("connected", "w").close()
 while not os.path.exists("stop"): time.sleep(0.02)
 ' & server=$!
-    echo $stays $leaves $server > told; mv told pids
+    echo $stays $leaves $server $(cat orphan) > told; mv told pids
     while [ ! -e stop ]; do echo a > f1; echo b > f2; rm f1 f2; /bin/true; done
-    kill $stays $leaves 2>/dev/null; wait
+    kill $stays $leaves $(cat orphan) 2>/dev/null; wait
 "#;
 
 impl Worker {
@@ -141,7 +144,7 @@ impl Worker {
         wait_until("the worker", || work.join("pids").exists() && work.join("connected").exists());
         let pids = std::fs::read_to_string(work.join("pids")).unwrap();
         let pids: Vec<u32> = pids.split_ascii_whitespace().map(|pid| pid.parse().unwrap()).collect();
-        Self { agent, shell, stays: pids[0], leaves: pids[1], server: pids[2] }
+        Self { agent, shell, stays: pids[0], leaves: pids[1], server: pids[2], orphan: pids[3] }
     }
 
     fn id(&self, recorder: &Recorder) -> i64 {
@@ -230,6 +233,7 @@ fn an_agent_that_outlives_the_recorder_keeps_its_rows() {
     wait_until("the connection", || recorder.query(&connection).len() == 1);
     let id = worker.id(&recorder);
     let (stays, leaves) = (program(&recorder, worker.stays), program(&recorder, worker.leaves));
+    let orphan = program(&recorder, worker.orphan);
     let (connected, logged) = (recorder.query(&connection), recorder.query(&log));
     let rows = format!("SELECT count(*) FROM agent_file_ops WHERE agent_id = {id} AND time > 0");
     let (first, began) = (number(&recorder, &rows), Instant::now());
@@ -248,7 +252,10 @@ fn an_agent_that_outlives_the_recorder_keeps_its_rows() {
         let recorder = start(folder.path(), &database);
         assert_eq!(fault(&recorder), "");
         assert_eq!(worker.id(&recorder), id);
-        assert_eq!(program(&recorder, worker.stays), stays);
+        assert_eq!(
+            (program(&recorder, worker.stays), program(&recorder, worker.orphan)),
+            (stays.clone(), orphan.clone())
+        );
         let left = program(&recorder, worker.leaves);
         assert_eq!(
             (&left["eid"], left["state"].as_deref(), &left["end_time"]),

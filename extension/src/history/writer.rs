@@ -85,6 +85,16 @@ impl Writer {
     /// is tried again.
     pub fn start(settings: Settings, boot: &str, store: Arc<Store>) -> std::io::Result<(Self, i64)> {
         let (go_on, ended) = mpsc::channel();
+        let work = Work::new(settings, boot, store);
+        let highest = work.highest;
+        let thread = std::thread::Builder::new().name("history".into()).spawn(move || work.run(&ended))?;
+        Ok((Self { go_on: Some(go_on), thread: Some(thread) }, highest))
+    }
+}
+
+impl Work {
+    /// Opens the history, if it can be.
+    fn new(settings: Settings, boot: &str, store: Arc<Store>) -> Self {
         let mut work = Work {
             settings,
             boot: boot.to_owned(),
@@ -108,9 +118,7 @@ impl Writer {
         work.store.set_durable(Place::default());
         work.open();
         work.tell();
-        let highest = work.highest;
-        let thread = std::thread::Builder::new().name("history".into()).spawn(move || work.run(&ended))?;
-        Ok((Self { go_on: Some(go_on), thread: Some(thread) }, highest))
+        work
     }
 }
 
@@ -495,5 +503,42 @@ fn told(note: &OpenNote) -> String {
             "the end of the history was damaged ({reason}): it is kept as {}, what is before it is there",
             path.display()
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::rows::ProcessRow;
+
+    #[test]
+    fn a_file_that_is_opened_anew_is_gone_on_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("history.duckdb");
+        let (settings, store) = (Settings { path, retention: Retention::default() }, Arc::new(Store::default()));
+        let mut work = Work::new(settings, "boot", Arc::clone(&store));
+        let row = |eid| ProcessRow { eid, ..ProcessRow::default() };
+        store.update(|state| {
+            state.live_processes.insert(1, row(1));
+            state.live_processes.insert(2, row(2));
+            state.processes.push(row(3));
+        });
+        assert!(work.flush(true).unwrap());
+        store.update(|state| {
+            let ended = state.live_processes.remove(1).unwrap();
+            state.processes.push(ended);
+        });
+        let broken = HistoryError::Engine { path: work.settings.path.clone(), reason: "FATAL Error".into() };
+        work.failed(&broken);
+        assert!(work.history.is_some() && store.history().is_some(), "it is open again");
+        // What runs is this recorder's own, and nothing was found.
+        assert!(store.read(|state| state.found.is_none()));
+        assert!(work.flush(true).unwrap());
+        assert_eq!(store.finished(), 0);
+        let history = work.history.as_ref().unwrap();
+        let running: Vec<_> = history.running().unwrap().iter().map(|found| found.key).collect();
+        let ended = "SELECT count(*) FROM agent_processes WHERE eid IN (1, 3)";
+        let ended: i64 = history.connection.query_row(ended, [], |row| row.get(0)).unwrap();
+        assert_eq!((running, ended), (vec![2], 2));
     }
 }

@@ -140,6 +140,8 @@ pub struct Store {
     past: RwLock<Past>,
     whole: Mutex<()>,
     durable: Mutex<Option<Place>>,
+    /// Apart, for it is told while a history is replaced.
+    gaps: RwLock<Gaps>,
 }
 
 /// What the store knows of the history.
@@ -150,8 +152,13 @@ struct Past {
     fault: Option<String>,
     /// What happened to it.
     notes: Vec<String>,
-    /// When nothing was recorded, from and to, as the history tells.
-    gaps: Vec<(i64, i64)>,
+}
+
+/// When nothing was recorded.
+#[derive(Default)]
+struct Gaps {
+    /// From and to, as the history tells.
+    known: Vec<(i64, i64)>,
     /// When an earlier recorder was last heard of, and since when this one records.
     ended: Option<i64>,
     since: Option<i64>,
@@ -215,20 +222,20 @@ impl Store {
     /// Says when nothing was recorded, as the history tells, and when an earlier recorder was last heard of. All in UNIX
     /// nanoseconds.
     pub fn set_gaps(&self, gaps: Vec<(i64, i64)>, ended: Option<i64>) {
-        let mut past = self.past.write().unwrap_or_else(PoisonError::into_inner);
-        (past.gaps, past.ended) = (gaps, ended);
+        let mut here = self.gaps.write().unwrap_or_else(PoisonError::into_inner);
+        (here.known, here.ended) = (gaps, ended);
     }
 
     /// Says that from now on, in UNIX nanoseconds, what agents do is recorded.
     pub fn set_recording_since(&self, since: i64) {
-        self.past.write().unwrap_or_else(PoisonError::into_inner).since = Some(since);
+        self.gaps.write().unwrap_or_else(PoisonError::into_inner).since = Some(since);
     }
 
     /// From when to when nothing was recorded before this recorder, which the history does not tell yet.
     #[must_use]
     pub fn gap(&self) -> Option<(i64, i64)> {
-        let past = self.past.read().unwrap_or_else(PoisonError::into_inner);
-        past.ended.zip(past.since).filter(|(ended, since)| ended < since)
+        let gaps = self.gaps.read().unwrap_or_else(PoisonError::into_inner);
+        gaps.ended.zip(gaps.since).filter(|(ended, since)| ended < since)
     }
 
     /// While this is held the rows are those of whole batches of events: [`State::place`] says exactly how far they go.
@@ -342,12 +349,12 @@ impl Store {
         };
         let faults = self.read(|state| state.faults.clone());
         let faults = faults.into_iter().filter_map(|fault| remark("config", fault, None));
-        let last = self.gap();
-        let (past, gaps) = {
+        let past: Vec<_> = {
             let past = self.past.read().unwrap_or_else(PoisonError::into_inner);
-            (past.notes.iter().chain(&past.fault).cloned().collect::<Vec<_>>(), past.gaps.clone())
+            past.notes.iter().chain(&past.fault).cloned().collect()
         };
-        let gaps = gaps.into_iter().chain(last).filter_map(|(ended, began)| {
+        let known = self.gaps.read().unwrap_or_else(PoisonError::into_inner).known.clone();
+        let gaps = known.into_iter().chain(self.gap()).filter_map(|(ended, began)| {
             let [ended, began] = [ended, began].map(|time_ns| time_ns.div_euclid(1_000_000_000));
             let message = format!(
                 "recording ended after {ended} and began again at {began} (UNIX seconds): what agents did between, but for \
