@@ -523,7 +523,7 @@ mod tests {
             state.live_processes.insert(2, row(2));
             state.processes.push(row(3));
         });
-        assert!(work.flush(true).unwrap());
+        assert!(work.flush().unwrap());
         store.update(|state| {
             let ended = state.live_processes.remove(1).unwrap();
             state.processes.push(ended);
@@ -533,7 +533,7 @@ mod tests {
         assert!(work.history.is_some() && store.history().is_some(), "it is open again");
         // What runs is this recorder's own, and nothing was found.
         assert!(store.read(|state| state.found.is_none()));
-        assert!(work.flush(true).unwrap());
+        assert!(work.flush().unwrap());
         assert_eq!(store.finished(), 0);
         let history = work.history.as_ref().unwrap();
         let running: Vec<_> = history.running().unwrap().iter().map(|found| found.key).collect();
