@@ -87,10 +87,12 @@ fn a_kill_in_a_storm_loses_a_second_and_doubles_nothing() {
         let count = "SELECT count(*) FROM agent_file_ops WHERE time > 0";
         let first = number(&recorder, count);
         wait_until("rows", || number(&recorder, count) > first + 2000);
-        // What is older than a second, and a little for the question itself, must be there.
-        let old = number(&recorder, "SELECT max(eid) FROM agent_file_ops") - 1_200_000_000;
-        let sure = format!("SELECT count(*) FROM agent_file_ops WHERE eid <= {old}");
+        // What is there must be there for good a second later.
+        let last = number(&recorder, "SELECT max(eid) FROM agent_file_ops");
+        let asked = Instant::now();
+        let sure = format!("SELECT count(*) FROM agent_file_ops WHERE eid <= {last}");
         let rows = number(&recorder, &sure);
+        std::thread::sleep(Duration::from_millis(1200).saturating_sub(asked.elapsed()));
         recorder.kill();
         storm.kill().unwrap();
         storm.wait().unwrap();

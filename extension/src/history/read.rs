@@ -25,6 +25,9 @@ const PAGE: usize = 8192;
 /// Cells of a page at most, about: the engine holds each several times while it sorts.
 const CELLS: usize = 96 * 1024;
 
+/// Rows that a walk's first page goes over, about: of these it has the newest.
+const FIRST_LOOK: i64 = 16_384;
+
 /// Rows that a page goes over at most, about: others wait for their turn.
 const LOOKED_AT: i64 = 500_000;
 
@@ -218,7 +221,7 @@ impl Reader {
             place: (high, None),
             low,
             done: low > high,
-            span: span(1024),
+            span: span(FIRST_LOOK),
             widest: span(LOOKED_AT),
             size: FIRST_PAGE,
             most,
