@@ -7,7 +7,7 @@ use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use agentquery::history::{
@@ -288,6 +288,47 @@ fn what_runs_when_a_recorder_ends_is_found_by_the_next() {
     let running = found(&history, "agent_processes");
     assert_eq!((running.len(), history.running().unwrap().len()), (1, 1));
     assert_eq!((&*running[0].0, &running[0].1.values[0]), ("two", &Value::Integer(3)));
+}
+
+#[test]
+fn a_walk_misses_no_row_while_others_are_appended() {
+    let (_folder, path) = place();
+    let mut history = open(&path);
+    let (committed, stop) = (AtomicI64::new(0), AtomicBool::new(false));
+    let (readers, began) = (history.readers(), Instant::now());
+    std::thread::scope(|scope| {
+        let walk = || {
+            let (mut worst, mut walks) = ((0, 0), 0);
+            while !stop.load(Ordering::Relaxed) {
+                let before = committed.load(Ordering::SeqCst);
+                let reader = readers.reader().unwrap();
+                let conditions = reader.conditions(TABLE, &ALL).unwrap();
+                let (mut cursor, mut rows) = (reader.walk(TABLE, vec![0], conditions).unwrap(), 0);
+                while let Some(page) = cursor.page().unwrap() {
+                    rows += i64::try_from(page.len()).unwrap();
+                }
+                walks += 1;
+                if before - rows > worst.0 - worst.1 {
+                    worst = (before, rows);
+                }
+            }
+            (worst, walks)
+        };
+        let walks = [scope.spawn(walk), scope.spawn(walk)];
+        for next in (0..).step_by(1000).take_while(|_| began.elapsed() < Duration::from_secs(6)) {
+            flush(&mut history, TABLE, next..next + 1000).unwrap();
+            committed.store(next + 1000, Ordering::SeqCst);
+            if next % 5000 == 0 {
+                let _ = history.checkpoint(); // not while somebody reads
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        for walk in walks {
+            let ((before, rows), walks) = walk.join().unwrap();
+            assert!(walks > 0);
+            assert!(rows >= before, "{rows} of {before} rows, in one of {walks} walks");
+        }
+    });
 }
 
 #[test]

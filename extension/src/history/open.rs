@@ -74,6 +74,8 @@ fn connect(path: &Path) -> Result<Connection, HistoryError> {
     let _ = std::fs::remove_dir_all(&spill);
     let connection = config(&spill).and_then(|config| Connection::open_with_flags(path, config)).map_err(failed)?;
     schema::migrate(path, &connection)?;
+    // It takes rows that are being appended for rows of the newest page, and leaves out the older ones instead.
+    connection.execute_batch("SET GLOBAL disabled_optimizers = 'row_group_pruner'").map_err(failed)?;
     connection.execute_batch("SET enable_external_access = false; SET lock_configuration = true").map_err(failed)?;
     Ok(connection)
 }
