@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use agentquery::collect::{self, Collector, Interest, Kept, Place, Syscalls};
 use agentquery::event::EventKind;
-use support::{Agent, Recorder, can_record};
+use libbpf_rs::{MapCore as _, MapFlags, MapHandle};
+use support::{Agent, Recorder, can_record, skipped};
 
 /// A BPF file system of one's own.
 struct BpfFs(tempfile::TempDir);
@@ -57,7 +58,7 @@ struct Runner {
 
 impl Runner {
     fn new() -> Self {
-        let script = r"while read program; do $program & echo $!; wait; done";
+        let script = r"while read program; do $program & wait; echo $!; done";
         let mut command = Command::new("setsid");
         command.args(["--fork", "sh", "-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -133,6 +134,46 @@ fn the_next_one_reads_what_was_not_durable_and_what_came_meanwhile() {
     drop(third);
     let fourth = start(&system.pins(), Place { series: place.series + 1, ..place });
     assert!(!fourth.resumes());
+}
+
+/// Changes when a recorder was last heard of, to so many seconds ago.
+fn heard(system: &BpfFs, seconds_ago: u64) {
+    let version = std::fs::read_dir(system.pins()).unwrap().next().unwrap().unwrap().path();
+    let map = MapHandle::from_pinned_path(version.join("map_recorder")).unwrap();
+    let key = 0_u32.to_ne_bytes();
+    let mut said = map.lookup(&key, MapFlags::ANY).unwrap().unwrap();
+    let heard_ns = collect::boot_ns() - seconds_ago * 1_000_000_000;
+    said[8..16].copy_from_slice(&heard_ns.to_ne_bytes());
+    map.update(&key, &said, MapFlags::ANY).unwrap();
+}
+
+#[test]
+fn without_a_recorder_for_ten_minutes_the_programs_fall_silent() {
+    if !can_record("without_a_recorder_for_ten_minutes_the_programs_fall_silent") {
+        return;
+    }
+    if collect::boot_ns() < 700_000_000_000 {
+        skipped("without_a_recorder_for_ten_minutes_the_programs_fall_silent", "the machine runs for less than that");
+        return;
+    }
+    let (system, (_folder, program), mut runner) = (BpfFs::new(), program(), Runner::new());
+    let first = start(&system.pins(), Place::default());
+    let place = first.place();
+    drop(first);
+    heard(&system, 601);
+    runner.run(&program);
+    heard(&system, 590);
+    let told = runner.run(&program);
+    heard(&system, 530);
+    let mut second = start(&system.pins(), place);
+    assert!(second.resumes());
+    assert_eq!(read(&mut *second, 1), [told]);
+    let place = second.place();
+    drop(second);
+    // They are about to fall silent, or have done so.
+    heard(&system, 550);
+    let third = start(&system.pins(), place);
+    assert!(!third.resumes());
 }
 
 #[test]

@@ -56,6 +56,9 @@ const IDLE: Duration = Duration::from_secs(60);
 /// Between two looks at what is too old or too much.
 const TIDY: Duration = Duration::from_secs(600);
 
+/// Between two times that memory which nobody uses is given back to the system.
+const TRIM: Duration = Duration::from_secs(10);
+
 /// Time that the last rows get.
 const GOODBYE: Duration = Duration::from_millis(1500);
 
@@ -110,6 +113,7 @@ impl Work {
             series: 0,
             unmoved: true,
             tidied: None,
+            trimmed: Instant::now(),
             doubtful: None,
             notes: Vec::new(),
             refused: None,
@@ -155,6 +159,7 @@ struct Work {
     /// The log has rows.
     unmoved: bool,
     tidied: Option<Instant>,
+    trimmed: Instant,
     /// A flush whose commit failed, perhaps after it was durable, and its number.
     doubtful: Option<(Vec<Pending>, i64)>,
     /// What was done to open it, and why it was not opened; still to be told.
@@ -178,6 +183,10 @@ impl Work {
     fn run(mut self, go_on: &Receiver<()>) {
         while matches!(go_on.recv_timeout(LOOK), Err(RecvTimeoutError::Timeout)) {
             self.turn();
+            if self.trimmed.elapsed() > TRIM {
+                give_back_memory();
+                self.trimmed = Instant::now();
+            }
         }
         let until = Instant::now() + GOODBYE;
         // Once in any case: what runs is stored as it is, and until when it was recorded.
@@ -451,6 +460,15 @@ impl Work {
         }
         self.highest = highest;
         Ok(())
+    }
+}
+
+/// A query over much leaves the C library with a hundred megabytes that are free and never given back by it.
+fn give_back_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: no preconditions; it takes the allocator's own locks.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 
