@@ -40,18 +40,14 @@ fn fill(path: &Path) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let mut maker = Maker::new(ROWS, i64::try_from(now.as_nanos()).unwrap() - SPAN - 60_000_000_000);
     let (mut history, _) = History::open(path).unwrap();
-    let mut batch = vec![Vec::new(); 8192];
-    for _ in 0..ROWS / 8192 {
-        for row in &mut batch {
-            maker.next(row);
-        }
+    maker.batches(ROWS, 8192, |batch, _| {
         let mut flush = history.flush().unwrap();
         flush.append("agent_file_ops", &mut batch.iter().map(|row| (&row[..], Some(1000)))).unwrap();
         flush.commit(&Mark::default()).unwrap();
         if history.log_bytes() > LOG_LIMIT {
             history.checkpoint().unwrap();
         }
-    }
+    });
 }
 
 /// What a storm showed.

@@ -16,6 +16,7 @@ pub mod event;
 pub mod export;
 #[cfg(unix)]
 pub mod front;
+mod hash;
 pub mod history;
 pub mod identify;
 pub mod lock;

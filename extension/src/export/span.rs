@@ -1,7 +1,7 @@
 //! From when until when, as people write it.
 
+use crate::record::clock::unix_seconds;
 use std::ops::Range;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use chrono::{DateTime, NaiveDate};
 
@@ -27,9 +27,8 @@ pub enum SpanError {
 /// # Errors
 /// When one of them says no time, or the end is before the beginning.
 pub fn parse(since: &str, until: Option<&str>) -> Result<Range<i64>, SpanError> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     // The second that runs belongs to it.
-    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX).saturating_add(1);
+    let now = unix_seconds().saturating_add(1);
     let span = moment(since, now)?..until.map_or(Ok(now), |until| moment(until, now))?;
     if span.is_empty() {
         return Err(SpanError::Empty(since.to_owned(), until.unwrap_or("now").to_owned()));

@@ -4,12 +4,12 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use duckdb::{Config, Connection};
 
 use super::read::Readers;
 use super::{History, HistoryError, schema};
+use crate::record::clock::unix_seconds;
 use crate::trust;
 
 /// What had to be done to open it, and its user should know.
@@ -169,7 +169,7 @@ fn lock(path: &Path) -> Result<File, HistoryError> {
 
 /// Gives the damaged file another name. Where the log is what is damaged, the file itself stays.
 fn set_aside(path: &Path, reason: String, first: bool) -> Result<OpenNote, HistoryError> {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let seconds = unix_seconds();
     let log = log_of(path);
     // Never over one that was set aside before.
     let free = |base: &Path| {

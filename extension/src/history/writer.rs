@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use super::running::{FoundRow, key};
 use super::{History, HistoryError, LOG_LEAST, LOG_LIMIT, Mark, OpenNote, Readers, Retention, RunningRow};
 use crate::collect::Place;
-use crate::record::clock::unix_ns;
+use crate::record::clock::{unix_ns, unix_seconds};
 use crate::record::found::Found;
 use crate::record::{State, Store};
 use crate::tables::{self, Batch, Cursor, Owner, Table};
@@ -349,7 +349,7 @@ impl Work {
             self.unmoved = false;
         }
         if self.tidied.is_none_or(|at| at.elapsed() > TIDY) && self.store.finished() < MANY {
-            let pruned = history.prune(&retention, unix_ns().div_euclid(1_000_000_000))?;
+            let pruned = history.prune(&retention, unix_seconds())?;
             if pruned.rows > 0 {
                 tracing::debug!(rows = pruned.rows, "left the history");
             }

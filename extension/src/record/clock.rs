@@ -9,6 +9,12 @@ pub fn unix_ns() -> i64 {
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
+/// Seconds since 1970.
+#[must_use]
+pub fn unix_seconds() -> i64 {
+    unix_ns().div_euclid(1_000_000_000)
+}
+
 /// Gives out eids and turns the kernel's time into UNIX time.
 #[derive(Debug)]
 pub struct Clock {

@@ -23,6 +23,7 @@ use crate::enrich::container::Containers;
 use crate::enrich::project;
 use crate::enrich::users::Users;
 use crate::event::{Event, EventKind, Exec, Exit, Fork, Mark, ProcessKey};
+use crate::hash::fnv1a;
 use crate::identify::{Catalogue, Match, ProcessFacts, Signature};
 use crate::record::inspect;
 use crate::value::Text;
@@ -621,11 +622,9 @@ fn tty(exec: &Exec) -> Option<Text> {
 
 /// An id for one run of an agent: the same for whoever asks, at any time, on this machine and boot.
 fn agent_id(boot_id: &str, root: ProcessKey) -> i64 {
-    // FNV-1a, 64 bits; the sign bit is left out, so that the id reads well everywhere.
+    // The sign bit is left out, so that the id reads well everywhere.
     let bytes = boot_id.bytes().chain(root.pid.to_le_bytes()).chain(root.start_ns.to_le_bytes());
-    let hash =
-        bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    (hash >> 1).cast_signed()
+    (fnv1a(bytes) >> 1).cast_signed()
 }
 
 #[cfg(test)]

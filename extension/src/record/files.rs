@@ -215,7 +215,7 @@ fn end(
 
 /// The row of an open that an earlier recorder knew, as far as its end has to tell it.
 fn opened_before(opened: &OpenFileRow, agent: Option<&AgentRow>) -> FileOpRow {
-    let home = agent.and_then(|agent| agent.project.as_ref().or(agent.cwd.as_ref()));
+    let home = agent.and_then(AgentRow::home);
     FileOpRow {
         eid: opened.eid,
         time_ns: opened.time_ns,

@@ -66,6 +66,14 @@ pub struct AgentRow {
     pub ns_pid: Option<i64>,
 }
 
+impl AgentRow {
+    /// Where its own files lie: the repository, or else the directory that it was started in.
+    #[must_use]
+    pub fn home(&self) -> Option<&Text> {
+        self.project.as_ref().or(self.cwd.as_ref())
+    }
+}
+
 #[derive(Debug, Clone, Default)]
 pub struct ProcessRow {
     pub eid: i64,

@@ -1,7 +1,7 @@
 //! A query over a table's rows.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use super::constraint::{Constraint, Op};
 use super::filter::Filter;
@@ -9,6 +9,7 @@ use super::past::{self, Past, Step, Wanted};
 use super::{Column, Cursor, Lookup, MAX_ROWS, Owner, Position, TIME_COLUMNS, Table, Viewer};
 use crate::history::HistoryError;
 use crate::record::Store;
+use crate::record::clock::unix_seconds;
 use crate::value::Value;
 
 /// Rows that a query may get through osquery, unless it says otherwise. The core holds them all several times over,
@@ -147,7 +148,7 @@ pub(super) fn open_at_rows(
 /// The second from which on a query sees rows that ended.
 fn since(constraints: &[Constraint]) -> Option<i64> {
     let timed = constraints.iter().any(|constraint| TIME_COLUMNS.contains(&constraint.column.as_str()));
-    (!timed).then(|| now().saturating_sub(WINDOW_SECONDS))
+    (!timed).then(|| unix_seconds().saturating_sub(WINDOW_SECONDS))
 }
 
 pub(super) fn over(
@@ -173,11 +174,6 @@ pub(super) fn over(
         steps: 0,
         failed: None,
     }
-}
-
-fn now() -> i64 {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// The row cap that a query sets itself.

@@ -132,17 +132,10 @@ fn fill(path: &Path, rows: i64, start: i64) -> History {
     let (mut history, _) = History::open(path).unwrap();
     let mut maker = Maker::new(rows, start);
     let (mut spent, mut checkpoints) = (Duration::ZERO, Vec::new());
-    let mut batch = vec![Vec::new(); FLUSH];
-    let mut left = usize::try_from(rows).unwrap();
-    while left > 0 {
-        let count = left.min(FLUSH);
-        for row in &mut batch[..count] {
-            maker.next(row);
-        }
-        left -= count;
+    maker.batches(rows, FLUSH, |batch, left| {
         let begun = Instant::now();
         let mut flush = history.flush().unwrap();
-        flush.append(TABLE, &mut batch[..count].iter().map(|row| (&row[..], Some(1000)))).unwrap();
+        flush.append(TABLE, &mut batch.iter().map(|row| (&row[..], Some(1000)))).unwrap();
         flush.commit(&Mark::default()).unwrap();
         spent += begun.elapsed();
         if history.log_bytes() > LOG_LIMIT || left == 0 {
@@ -150,7 +143,7 @@ fn fill(path: &Path, rows: i64, start: i64) -> History {
             history.checkpoint().unwrap();
             checkpoints.push(begun.elapsed());
         }
-    }
+    });
     let all = spent + checkpoints.iter().sum();
     tell("filling", "history", all.as_secs_f64(), "s");
     tell("appended, with checkpoints", "history", rows as f64 / all.as_secs_f64(), "rows/s");
@@ -183,19 +176,12 @@ fn fill_sqlite(path: &Path, rows: i64) {
     let sql = format!("INSERT INTO {TABLE} VALUES ({marks})");
     let mut maker = Maker::new(rows, START);
     let mut spent = Duration::ZERO;
-    let mut batch = vec![Vec::new(); FLUSH];
-    let mut left = usize::try_from(rows).unwrap();
-    while left > 0 {
-        let count = left.min(FLUSH);
-        for row in &mut batch[..count] {
-            maker.next(row);
-        }
-        left -= count;
+    maker.batches(rows, FLUSH, |batch, _| {
         let begun = Instant::now();
         let transaction = db.unchecked_transaction().unwrap();
         {
             let mut insert = transaction.prepare_cached(&sql).unwrap();
-            for row in &batch[..count] {
+            for row in batch {
                 for (index, cell) in row.iter().take(columns.len()).enumerate() {
                     match cell {
                         Value::Null => insert.raw_bind_parameter(index + 1, rusqlite::types::Null),
@@ -210,7 +196,7 @@ fn fill_sqlite(path: &Path, rows: i64) {
         }
         transaction.commit().unwrap();
         spent += begun.elapsed();
-    }
+    });
     let begun = Instant::now();
     db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
     spent += begun.elapsed();

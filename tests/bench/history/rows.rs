@@ -116,6 +116,20 @@ const WORDS: [&str; 24] = [
 ];
 
 impl Maker {
+    /// So many rows, of which each call gets `size` or, the last, what is left; and how many come after them.
+    pub fn batches(&mut self, rows: i64, size: usize, mut take: impl FnMut(&[Vec<Value>], usize)) {
+        let mut batch = vec![Vec::new(); size];
+        let mut left = usize::try_from(rows).unwrap();
+        while left > 0 {
+            let count = left.min(size);
+            for row in &mut batch[..count] {
+                self.next(row);
+            }
+            left -= count;
+            take(&batch[..count], left);
+        }
+    }
+
     /// A maker of so many rows, from that time on.
     pub fn new(rows: i64, start: i64) -> Self {
         let mut random = Random(0x9e37_79b9_7f4a_7c15);

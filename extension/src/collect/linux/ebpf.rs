@@ -290,9 +290,7 @@ impl EbpfCollector {
     fn take_slot(&self) -> Option<Mark> {
         let taken = self.maps.free_slots.lookup_and_delete(&[]).ok()??;
         let slot = u32::from_ne_bytes(taken.try_into().ok()?);
-        let bytes = self.maps.slots.lookup(&slot.to_ne_bytes(), MapFlags::ANY).ok()??;
-        let before: abi::aq_slot = read(&bytes).ok()?;
-        let generation = before.generation.wrapping_add(1);
+        let generation = self.slot_now(slot)?.generation.wrapping_add(1);
         let used = abi::aq_slot {
             state: abi::AQ_SLOT_CONFIRMED,
             generation,
@@ -339,8 +337,7 @@ impl EbpfCollector {
 
     fn marks_in_use(&self) -> Vec<Mark> {
         let used = |slot: u32| {
-            let bytes = self.maps.slots.lookup(&slot.to_ne_bytes(), MapFlags::ANY).ok()??;
-            let found: abi::aq_slot = read(&bytes).ok()?;
+            let found = self.slot_now(slot)?;
             (found.state != abi::AQ_SLOT_FREE).then_some(Mark { slot, generation: found.generation })
         };
         ((abi::AQ_MUTED_SLOT + 1)..abi::AQ_SLOTS).filter_map(used).collect()
@@ -380,9 +377,15 @@ impl EbpfCollector {
         self.heard = Instant::now();
     }
 
+    /// A slot, whatever it is used for.
+    fn slot_now(&self, slot: u32) -> Option<abi::aq_slot> {
+        let bytes = self.maps.slots.lookup(&slot.to_ne_bytes(), MapFlags::ANY).ok()??;
+        read(&bytes).ok()
+    }
+
+    /// The slot of a mark, while it is in that use.
     fn slot(&self, mark: Mark) -> Option<abi::aq_slot> {
-        let bytes = self.maps.slots.lookup(&mark.slot.to_ne_bytes(), MapFlags::ANY).ok()??;
-        read(&bytes).ok().filter(|slot: &abi::aq_slot| slot.generation == mark.generation)
+        self.slot_now(mark.slot).filter(|slot| slot.generation == mark.generation)
     }
 
     fn set_state(&self, mark: Mark, state: u32) -> bool {

@@ -16,6 +16,7 @@ use super::abi;
 use super::decode::read;
 use super::ebpf::{OBJECT, PROCESS_PROGRAMS, attach};
 use crate::collect::{DegradationReason, Place, boot_ns};
+use crate::hash::fnv1a;
 use crate::trust;
 
 /// `BPF_FS_MAGIC` (`include/uapi/linux/magic.h`).
@@ -53,11 +54,8 @@ impl Pins {
     /// Makes the folder, and removes what is in it but for what can be gone on with, behind the place `durable`: the
     /// programs end.
     pub(super) fn open(root: &Path, durable: Place) -> io::Result<Self> {
-        // FNV-1a, 64 bits: it tells versions apart, nobody else can write there.
-        let hash = OBJECT
-            .iter()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
-        let own = root.join(format!("{hash:016x}"));
+        // It tells versions apart; nobody else can write there.
+        let own = root.join(format!("{:016x}", fnv1a(OBJECT.iter().copied())));
         for folder in [root, &own] {
             match DirBuilder::new().mode(0o700).create(folder) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),

@@ -165,7 +165,7 @@ impl Engine {
         let signature = self.catalogue.signatures().find(|signature| signature.name == row.agent);
         let instance = Instance {
             container_id: row.container_id.clone(),
-            home: row.project.as_ref().or(row.cwd.as_ref()).map(ToString::to_string).unwrap_or_default(),
+            home: row.home().map(ToString::to_string).unwrap_or_default(),
             key: row.process_eid,
             root: NOBODY,
             tracks_children: signature.is_none_or(|signature| signature.child_process_tracking),
