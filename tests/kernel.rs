@@ -197,14 +197,15 @@ fn processes_have_their_row_and_their_end_though_fork_and_exit_were_lost() {
     }
     let recorder = Recorder::start(&["--syscalls", "always"]);
     let agent = Agent::new();
-    // Nobody empties the ring, and long command lines fill it to the brim.
+    // Nobody empties the ring: long command lines fill it, and forks the rest, in which no command line has room.
     recorder.signal(libc::SIGSTOP);
     let script = r"
         long=$(printf '%012000d' 1); mkfifo end
         (read line <end) & early=$!
-        for n in $(seq 300); do /bin/true $long; done
+        for n in $(seq 500); do /bin/true $long; done
+        for n in $(seq 300); do (:); done
         echo >end; wait $early
-        (until [ -e go ]; do sleep 0.02; done; echo x > made-by-a-stray) &
+        (for n in $(seq 3000); do [ -e go ] && break; sleep 0.02; done; echo x > made-by-a-stray) &
         touch full; wait";
     let run = std::thread::scope(|scope| {
         let run = scope.spawn(|| agent.run(script));

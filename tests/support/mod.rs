@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -97,11 +97,7 @@ impl Recorder {
     /// Ends it as a service is ended, and waits until it is gone.
     pub fn end(mut self) {
         self.signal(libc::SIGTERM);
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while self.child.try_wait().unwrap().is_none() {
-            assert!(Instant::now() < deadline, "the recorder does not end");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        ended(&mut self.child, Duration::from_secs(20));
     }
 
     /// Anonymous memory that it holds now, in bytes.
@@ -152,6 +148,21 @@ impl Recorder {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+}
+
+/// The end of a process, which is killed when it does not come in time: a test fails, and is not waited for.
+pub fn ended(child: &mut Child, within: Duration) -> ExitStatus {
+    let deadline = Instant::now() + within;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if Instant::now() >= deadline {
+            let _ = child.kill();
+            panic!("process {} did not end within {within:?}", child.id());
+        }
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
@@ -235,7 +246,7 @@ impl Agent {
             .spawn()
             .unwrap();
         let pid = child.id();
-        let status = child.wait().unwrap();
+        let status = ended(&mut child, Duration::from_secs(180));
         assert!(status.success(), "{script}: {status}");
         Run { pid }
     }
