@@ -141,6 +141,12 @@ fn tour(id: i64, project: &Path) -> Vec<(&'static str, String)> {
             format!("SELECT name, remote_address, remote_port, state FROM agent_connections WHERE agent_id = {id};"),
         ),
         (
+            "And in total, over all that this machine knows?",
+            "SELECT coalesce(remote_host, remote_address) AS peer, endpoint_type, connections, failures FROM agent_endpoints \
+             WHERE agent = 'agentquery-demo';"
+                .to_owned(),
+        ),
+        (
             "Which files did it touch?",
             format!(
                 "SELECT operation, name, {path}, bytes_written FROM agent_file_ops WHERE agent_id = {id} AND in_project = 1 \

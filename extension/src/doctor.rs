@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::collect::DegradationReason;
+use crate::enrich::Meaning;
 use crate::identify::Catalogue;
 use crate::lock::Place;
 use crate::osquery::client::{Client, ClientError};
@@ -277,7 +278,7 @@ fn recorder_at(path: &Path) -> Option<Check> {
 
 fn signatures(dirs: &[PathBuf]) -> Vec<Check> {
     let catalogue = Catalogue::load(dirs);
-    let rows = catalogue.rows();
+    let rows: Vec<_> = catalogue.rows().into_iter().chain(Meaning::load(dirs).rows()).collect();
     let loaded = rows.iter().filter(|row| row.status == "loaded").count();
     let mut checks = vec![check("signatures", State::Ok, format!("{loaded} agents can be recognised"))];
     for row in rows.iter().filter(|row| row.status != "loaded") {

@@ -1,11 +1,15 @@
 //! Giving meaning: names for numbers, paths as a person would write them, secrets masked.
 
 pub mod container;
+pub mod endpoints;
 pub mod errno;
+pub mod files;
 pub mod mask;
-pub mod noise;
+mod meaning;
+mod paths;
 pub mod project;
 pub mod resolve;
 pub mod users;
 
 pub use mask::Masker;
+pub use meaning::Meaning;

@@ -19,10 +19,11 @@ mod version;
 
 use std::sync::Arc;
 
-pub use catalogue::Catalogue;
+pub use catalogue::{Catalogue, RULES};
 pub use format::{Category, SignatureError};
+pub(crate) use glob::Glob;
 pub use interpreter::{INTERPRETERS, is_interpreter, script_candidates};
-pub use signature::Signature;
+pub use signature::{Signature, is_at_or_below};
 pub use version::{VersionSource, package_version};
 
 /// The last components of a path that count, here and in the kernel.

@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::collect::{self, CollectError, Collector, DegradationReason, Interest, Kept, Syscalls};
+use crate::enrich::Meaning;
 use crate::history;
 use crate::identify::{Catalogue, INTERPRETERS};
 use crate::record::{Boot, Engine, Store};
@@ -61,10 +62,11 @@ impl Recorder {
     /// When there is no collector for this machine; the message says what would be needed.
     pub fn start(settings: &Settings) -> Result<Self, Error> {
         let catalogue = Arc::new(Catalogue::load(&settings.signature_dirs));
-        for row in catalogue.rows().iter().filter(|row| row.status != "loaded") {
+        let meaning = Arc::new(Meaning::load(&settings.signature_dirs));
+        for row in catalogue.rows().into_iter().chain(meaning.rows()).filter(|row| row.status != "loaded") {
             tracing::warn!(
                 source = &*row.source,
-                "a signature is left out: {}",
+                "a file is left out: {}",
                 row.message.as_deref().unwrap_or("no reason")
             );
         }
@@ -99,7 +101,7 @@ impl Recorder {
                     }
                 };
                 store.set_probe(collector.probe());
-                let mut engine = Engine::new(Arc::clone(&store), catalogue, boot).above(floor);
+                let mut engine = Engine::new(Arc::clone(&store), catalogue, meaning, boot).above(floor);
                 if collector.resumes() {
                     engine.go_on(collect::boot_ns());
                 } else {

@@ -7,6 +7,7 @@
 
 mod agent_collector;
 mod agent_connections;
+mod agent_endpoints;
 mod agent_file_ops;
 mod agent_open_files;
 mod agent_processes;
@@ -32,6 +33,7 @@ pub use viewer::{Owner, Viewer};
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::history::RunningRow;
 use crate::record::live::Live;
@@ -79,12 +81,14 @@ pub mod options {
 }
 
 /// Columns by which a table is searched, in every table that has them.
-const INDEXED: [&str; 13] = [
+const INDEXED: [&str; 15] = [
     "time",
     "time_ns",
     "eid",
     "start_time",
     "end_time",
+    "first_seen",
+    "last_seen",
     "agent",
     "agent_id",
     "pid",
@@ -99,7 +103,8 @@ const INDEXED: [&str; 13] = [
 const HIDDEN: [&str; 3] = ["consumer", MAX_ROWS, "ns_pid"];
 
 /// Columns of which a constraint lifts the default window.
-pub(crate) const TIME_COLUMNS: [&str; 5] = ["time", "time_ns", "eid", "start_time", "end_time"];
+pub(crate) const TIME_COLUMNS: [&str; 7] =
+    ["time", "time_ns", "eid", "start_time", "end_time", "first_seen", "last_seen"];
 
 /// The hidden column by which a query sets its own row cap.
 pub(crate) const MAX_ROWS: &str = "max_rows";
@@ -211,7 +216,7 @@ const fn consumer<R>() -> Field<R> {
 pub(crate) struct Declaration<R: 'static> {
     info: Info,
     fields: &'static [Field<R>],
-    rows: fn(&Store) -> Snapshot<R>,
+    rows: Source<R>,
     /// The last second of a row's life; none while it lives and for rows that have no time.
     ended: fn(&R) -> Option<i64>,
     owner: fn(&R) -> Owner,
@@ -219,6 +224,23 @@ pub(crate) struct Declaration<R: 'static> {
     finished: Option<Finished<R>>,
     /// Those that can still change; none for a table without such.
     running: Option<Running<R>>,
+}
+
+/// Where a table's rows in memory come from.
+pub(crate) enum Source<R> {
+    /// They are there.
+    Store(fn(&Store) -> Snapshot<R>),
+    /// They are made of those of another table, when they are asked for.
+    Made(fn(&Store, &Asked) -> Result<Snapshot<R>, ScanError>),
+}
+
+/// What a query asks of rows that are made of others.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Asked {
+    /// What ended before this second does not count; none for all that is known.
+    pub since: Option<i64>,
+    /// When the reading ends, done or not.
+    pub deadline: Option<Instant>,
 }
 
 /// The rows of a table that can still change.
@@ -262,8 +284,10 @@ pub trait Table: Sync {
     fn info(&self) -> &Info;
     /// Its columns, in order.
     fn columns(&self) -> Vec<&Column>;
-    /// Its rows as they are now, newest first.
-    fn cursor(&'static self, store: &Store) -> Box<dyn Cursor>;
+    /// Its rows as they are now, newest first, and why those are not all.
+    fn cursor(&'static self, store: &Store, asked: &Asked) -> (Box<dyn Cursor>, Option<ScanError>);
+    /// Whether its rows are made of those of another table.
+    fn is_made(&self) -> bool;
     /// Whether its finished rows go into the history.
     fn is_kept(&self) -> bool;
     /// Its oldest finished rows in memory, about so many at most; none for a table that is not kept.
@@ -318,10 +342,23 @@ impl<R: Clone + Send + Sync + 'static> Table for Declaration<R> {
         self.fields.iter().map(|field| &field.column).collect()
     }
 
-    fn cursor(&'static self, store: &Store) -> Box<dyn Cursor> {
-        store.count_read();
+    fn cursor(&'static self, store: &Store, asked: &Asked) -> (Box<dyn Cursor>, Option<ScanError>) {
         tracing::debug!(table = self.info.name, "read");
-        self.walk((self.rows)(store))
+        let rows = match self.rows {
+            Source::Store(rows) => {
+                store.count_read();
+                Ok(rows(store))
+            }
+            Source::Made(make) => make(store, asked), // reads another one
+        };
+        match rows {
+            Ok(rows) => (self.walk(rows), None),
+            Err(error) => (self.walk(Snapshot::of(Vec::new())), Some(error)),
+        }
+    }
+
+    fn is_made(&self) -> bool {
+        matches!(self.rows, Source::Made(_))
     }
 
     fn is_kept(&self) -> bool {
@@ -426,11 +463,12 @@ impl<R: Clone + Send + Sync> Cursor for Walk<R> {
 
 /// Every table, in the order of the documentation.
 #[must_use]
-pub fn all() -> [&'static dyn Table; 7] {
+pub fn all() -> [&'static dyn Table; 8] {
     [
         &ai_agents::TABLE,
         &agent_processes::TABLE,
         &agent_connections::TABLE,
+        &agent_endpoints::TABLE,
         &agent_file_ops::TABLE,
         &agent_open_files::TABLE,
         &agent_signatures::TABLE,

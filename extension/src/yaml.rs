@@ -1,7 +1,71 @@
 //! YAML, for whatever a person writes: bounded, and a mistake is named with its place.
 
+use std::path::Path;
+
 use serde::de::DeserializeOwned;
-use serde_saphyr::Location;
+use serde_saphyr::{Location, Spanned};
+
+use crate::trust::{self, TrustError};
+
+/// Bytes that a file may have.
+const MAX_FILE: u64 = 1 << 20;
+
+/// What is wrong with a file of signatures or rules.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It could not be read, or is not to be trusted.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// The text is not what such a file has.
+    #[error("{file}:{line}:{column}: {message}")]
+    Invalid {
+        /// The file's path, or `builtin:NAME`.
+        file: String,
+        /// Line, from 1; 0 when it is about the whole file.
+        line: u64,
+        /// Column, from 1.
+        column: u64,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+impl FileError {
+    /// An error at a place of a text.
+    pub(crate) fn at(file: &str, location: Location, message: impl Into<String>) -> Self {
+        Self::Invalid { file: file.into(), line: location.line(), column: location.column(), message: message.into() }
+    }
+}
+
+/// The text of a file that only root or this user can change.
+pub(crate) fn read(path: &Path) -> Result<String, FileError> {
+    let bytes = trust::read(path, MAX_FILE)?;
+    String::from_utf8(bytes).map_err(|bytes| {
+        let valid = bytes.as_bytes().get(..bytes.utf8_error().valid_up_to()).unwrap_or_default();
+        let line = valid.split(|byte| *byte == b'\n').count() as u64;
+        let column = valid.rsplit(|byte| *byte == b'\n').next().map_or(0, <[u8]>::len) as u64 + 1;
+        let message = "is not UTF-8; save it in that encoding".to_owned();
+        FileError::Invalid { file: path.display().to_string(), line, column, message }
+    })
+}
+
+/// Reads one file's text. `source` is how messages call it.
+pub(crate) fn parse_file<T: DeserializeOwned>(source: &str, text: &str) -> Result<T, FileError> {
+    parse(text).map_err(|mistake| FileError::at(source, mistake.at, mistake.message))
+}
+
+/// A host that stands for itself and all below it, in lower case.
+pub(crate) fn host(source: &str, field: &str, text: &Spanned<String>) -> Result<String, FileError> {
+    let label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    };
+    if text.value.split('.').all(label) {
+        return Ok(text.value.to_ascii_lowercase());
+    }
+    let message =
+        format!("{field}: {:?} must be a host such as api.example.com; all below it are meant too", text.value);
+    Err(FileError::at(source, text.referenced, message))
+}
 
 /// A mistake in a text.
 #[derive(Debug)]

@@ -15,6 +15,7 @@ import argparse
 import collections
 import ipaddress
 import json
+import pathlib
 import re
 import sys
 
@@ -22,13 +23,19 @@ SHOWN = 20
 # Below which length a command line may not be cut.
 LEAST_CMDLINE = 8192
 
-NOISE = re.compile(
-    r"/(proc|sys|dev)/.*"
-    r"|/etc/ld\.so\.(cache|preload)|/etc/locale\.alias"
-    r"|(/usr)?/lib(32|64|x32)?/(.*/)?[^/]*\.so(\.[^/]*)?"
-    r"|/usr/share/(locale|i18n)/.*|/usr/lib/locale/.*|/usr/lib/(.*/)?gconv/.*",
-    re.S,
-)
+RULES = pathlib.Path(__file__).resolve().parents[2] / "signatures/files.yaml"
+
+
+def listed():
+    """The list of noise that users are told of, as one expression: `*` is any run of characters."""
+    section = re.search(r"^noise:\n((?:[ #].*\n|\n)*)", RULES.read_text(), re.M)[1]
+    patterns = re.findall(r'^  - "?([^"\s]+)"?$', section, re.M)
+    if len(patterns) < 20 or any(not pattern.startswith(("/", "*/")) for pattern in patterns):
+        raise ValueError(f"{RULES}: the list of noise is not as it is read here")
+    return re.compile("|".join(re.escape(pattern).replace(r"\*", ".*") for pattern in patterns), re.S)
+
+
+NOISE = listed()
 
 
 def noise(operation, path):
@@ -189,7 +196,8 @@ def main():
         sys.exit(1)
     kinds = collections.Counter(event["kind"] for event in truth)
     left_out = sum(1 for e in truth if e["kind"] == "file" and noise(e["operation"], e["path"]))
-    print(f"the same: {kinds['exec']} execs, {kinds['exit']} ends, {kinds['connect']} connects, {kinds['file'] - left_out} file operations ({left_out} of noise left out)")
+    reads = sum(1 for e in truth if e["kind"] == "file" and e["operation"] == "open_read")
+    print(f"the same: {kinds['exec']} execs, {kinds['exit']} ends, {kinds['connect']} connects, {kinds['file'] - left_out} file operations; noise: {left_out} of {reads} reads")
 
 
 if __name__ == "__main__":

@@ -5,14 +5,18 @@ use std::fs::DirEntry;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::format::{MAX_FILE, SignatureError};
+use super::format::SignatureError;
 use super::signature::{Score, Signature};
 use super::{ARGUMENTS, Match, ProcessFacts, builtin, is_interpreter, window};
 use crate::record::rows::SignatureRow;
 use crate::trust::{self, TrustError};
+use crate::yaml;
 
 /// Files that are read of one directory.
 const MAX_FILES: usize = 1000;
+
+/// Files beside the signatures that hold rules, and no agent.
+pub const RULES: [&str; 2] = ["endpoints.yaml", "files.yaml"];
 
 /// Characters of an argument that count.
 const MAX_ARGUMENT: usize = 512;
@@ -73,7 +77,8 @@ impl Catalogue {
         };
         for file in files.iter().take(MAX_FILES) {
             let source = file.display().to_string();
-            let compiled = read(file).and_then(|text| Signature::compile(&source, &text));
+            let text = yaml::read(file).map_err(SignatureError::from);
+            let compiled = text.and_then(|text| Signature::compile(&source, &text));
             self.add(name_of(file), source, compiled);
         }
         if files.len() > MAX_FILES {
@@ -144,6 +149,13 @@ impl Catalogue {
     /// The signatures that hold.
     pub fn signatures(&self) -> impl Iterator<Item = &Arc<Signature>> {
         self.entries.iter().map(|entry| &entry.signature)
+    }
+
+    /// The signature of that name.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<&Arc<Signature>> {
+        let place = self.entries.binary_search_by(|entry| (*entry.signature.name).cmp(name)).ok()?;
+        self.entries.get(place).map(|entry| &entry.signature)
     }
 
     /// What was read: a row a signature, and a row a file that was refused.
@@ -224,25 +236,15 @@ fn signature_files(dir: &Path) -> Result<Vec<PathBuf>, SignatureError> {
         return Ok(Vec::new());
     }
     trust::directory(dir)?;
-    let is_signature =
-        |path: &PathBuf| path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
+    let is_rules = |path: &PathBuf| path.file_name().is_some_and(|name| RULES.iter().any(|rules| name == *rules));
+    let is_signature = |path: &PathBuf| {
+        path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") && !is_rules(path)
+    };
     let entries: Result<Vec<DirEntry>, _> = std::fs::read_dir(dir).map_err(read)?.collect();
     let mut files: Vec<PathBuf> =
         entries.map_err(read)?.into_iter().map(|entry| entry.path()).filter(is_signature).collect();
     files.sort_unstable();
     Ok(files)
-}
-
-/// The text of a file that only root or this user can change.
-fn read(path: &Path) -> Result<String, SignatureError> {
-    let bytes = trust::read(path, MAX_FILE)?;
-    String::from_utf8(bytes).map_err(|bytes| {
-        let valid = bytes.as_bytes().get(..bytes.utf8_error().valid_up_to()).unwrap_or_default();
-        let line = valid.split(|byte| *byte == b'\n').count() as u64;
-        let column = valid.rsplit(|byte| *byte == b'\n').next().map_or(0, <[u8]>::len) as u64 + 1;
-        let message = "is not UTF-8; save it in that encoding".to_owned();
-        SignatureError::Invalid { file: path.display().to_string(), line, column, message }
-    })
 }
 
 fn name_of(path: &Path) -> String {

@@ -6,20 +6,17 @@
 use std::path::PathBuf;
 
 use serde::Deserialize;
-use serde_saphyr::{Location, Spanned};
+use serde_saphyr::Spanned;
 
 use crate::trust::TrustError;
-use crate::yaml;
-
-/// Bytes that a signature file may have.
-pub(super) const MAX_FILE: u64 = 1 << 20;
+use crate::yaml::FileError;
 
 /// What is wrong with a signature file.
 #[derive(Debug, thiserror::Error)]
 pub enum SignatureError {
-    /// It could not be read, or is not to be trusted.
+    /// The file itself.
     #[error(transparent)]
-    File(#[from] TrustError),
+    File(#[from] FileError),
     /// There are too many files.
     #[error("{dir}: more than {limit} signature files; the rest was not read", dir = dir.display())]
     TooMany {
@@ -28,24 +25,11 @@ pub enum SignatureError {
         /// Files that are read.
         limit: usize,
     },
-    /// The text is not what a signature is.
-    #[error("{file}:{line}:{column}: {message}")]
-    Invalid {
-        /// The file's path, or `builtin:NAME`.
-        file: String,
-        /// Line, from 1; 0 when it is about the whole file.
-        line: u64,
-        /// Column, from 1.
-        column: u64,
-        /// What is wrong.
-        message: String,
-    },
 }
 
-impl SignatureError {
-    /// An error at a place of a text.
-    pub(super) fn at(file: &str, location: Location, message: impl Into<String>) -> Self {
-        Self::Invalid { file: file.into(), line: location.line(), column: location.column(), message: message.into() }
+impl From<TrustError> for SignatureError {
+    fn from(error: TrustError) -> Self {
+        Self::File(error.into())
     }
 }
 
@@ -153,9 +137,4 @@ pub(super) struct Version {
 pub(super) struct NetworkEndpoints {
     #[serde(default)]
     pub expected: Texts,
-}
-
-/// Reads one file's text. `source` is how messages call it.
-pub(super) fn parse(source: &str, text: &str) -> Result<File, SignatureError> {
-    yaml::parse(text).map_err(|mistake| SignatureError::at(source, mistake.at, mistake.message))
 }

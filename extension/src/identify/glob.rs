@@ -69,12 +69,12 @@ const DIRECTORY_PREFIX: usize = 3;
 
 /// A compiled pattern, anchored at both ends.
 #[derive(Debug, Clone)]
-pub(super) struct Glob {
+pub(crate) struct Glob {
     text: Box<str>,
 }
 
 impl Glob {
-    pub(super) fn new(text: &str) -> Self {
+    pub(crate) fn new(text: &str) -> Self {
         Self { text: text.into() }
     }
 
@@ -83,7 +83,7 @@ impl Glob {
         &self.text
     }
 
-    pub(super) fn matches(&self, text: &str) -> bool {
+    pub(crate) fn matches(&self, text: &str) -> bool {
         let Some((prefix, rest)) = self.text.split_once('*') else { return *self.text == *text };
         let (middle, suffix) = rest.rsplit_once('*').unwrap_or(("", rest));
         let Some(text) = text.strip_prefix(prefix) else { return false };

@@ -7,11 +7,12 @@
 use regex::{Regex, RegexBuilder};
 use serde_saphyr::{Location, Spanned};
 
-use super::format::{Category, File, Not, SignatureError, Texts, Version, parse};
+use super::format::{Category, File, Not, SignatureError, Texts, Version};
 use super::glob::Glob;
 use super::version::{self, From, VersionRule, VersionSource};
 use super::{ProcessFacts, Role, file_name, interpreter, is_interpreter, script_candidates};
 use crate::value::Text;
+use crate::yaml::{self, FileError};
 
 /// A path in a directory of the agent's own, or `python -m` with its module.
 const STRONG: u32 = 90;
@@ -94,7 +95,7 @@ impl Signature {
             version,
             child_process_tracking,
             network_endpoints,
-        } = parse(source, text)?;
+        } = yaml::parse_file(source, text)?;
         let check = Check { source };
         let detection_at = detection.referenced;
         let detection = detection.value;
@@ -174,13 +175,12 @@ impl Signature {
             + [self.argv.len(), self.not.len()].iter().sum::<usize>()
     }
 
-    /// Whether a host is one that this agent is expected to talk to.
+    /// Whether a host is one that this agent is expected to talk to; none when it says nothing of hosts.
     #[must_use]
-    pub fn expects(&self, host: &str) -> bool {
+    pub fn is_expected(&self, host: &str) -> Option<bool> {
         let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-        self.expected_endpoints.iter().any(|suffix| {
-            host.strip_suffix(suffix.as_str()).is_some_and(|below| below.is_empty() || below.ends_with('.'))
-        })
+        let expected = || self.expected_endpoints.iter().any(|domain| is_at_or_below(&host, domain));
+        (!self.expected_endpoints.is_empty()).then(expected)
     }
 
     /// Holds the rules against a process; `argv` is what [`argv_text`](super::catalogue) made of its arguments.
@@ -274,6 +274,12 @@ fn best<'a>(globs: &'a [Glob], path: &str, strong: u32) -> Option<(u32, &'a str)
         .max_by_key(|(weight, _)| *weight)
 }
 
+/// Whether a host is that one or one below it. Both in lower case.
+#[must_use]
+pub fn is_at_or_below(host: &str, domain: &str) -> bool {
+    host.strip_suffix(domain).is_some_and(|below| below.is_empty() || below.ends_with('.'))
+}
+
 /// Checks and compiles the texts of one file.
 struct Check<'a> {
     source: &'a str,
@@ -281,7 +287,7 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn wrong(&self, at: Location, message: impl Into<String>) -> SignatureError {
-        SignatureError::at(self.source, at, message)
+        FileError::at(self.source, at, message).into()
     }
 
     /// Compiles a list.
@@ -342,15 +348,7 @@ impl Check<'_> {
     }
 
     fn host(&self, field: &str, text: &Spanned<String>) -> Result<String, SignatureError> {
-        let label = |label: &str| {
-            !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
-        };
-        if text.value.split('.').all(label) {
-            return Ok(text.value.to_ascii_lowercase());
-        }
-        let message =
-            format!("{field}: {:?} must be a host such as api.example.com; all below it are meant too", text.value);
-        Err(self.wrong(text.referenced, message))
+        Ok(yaml::host(self.source, field, text)?)
     }
 
     #[allow(clippy::unused_self, clippy::unnecessary_wraps, reason = "has the form of the other compilers")]

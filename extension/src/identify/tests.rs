@@ -166,11 +166,12 @@ fn versions() {
 #[test]
 fn expected_hosts_are_whole_labels() {
     let claude = identify(NATIVE, "claude", None).unwrap().signature;
-    assert!(claude.expects("api.anthropic.com"));
-    assert!(claude.expects("Anthropic.com."));
-    assert!(!claude.expects("notanthropic.com"));
-    assert!(!claude.expects("anthropic.com.example.org"));
-    assert!(!claude.expects(""));
+    let expects = |host| claude.is_expected(host) == Some(true);
+    assert!(expects("api.anthropic.com"));
+    assert!(expects("Anthropic.com."));
+    assert!(!expects("notanthropic.com"));
+    assert!(!expects("anthropic.com.example.org"));
+    assert!(!expects(""));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 
 use super::Store;
 use super::engine::{Context, Process};
+use super::peer::judge;
 use super::rows::{ConnectionRow, Identity};
 use crate::enrich::errno;
 use crate::event::{Connection, Event, EventKind, ProcessKey, TcpState};
@@ -237,5 +238,6 @@ fn begin(step: &Connection, context: &mut Context<'_>) -> ConnectionRow {
         instance.row.connections_total += i64::from(step.state != Some(TcpState::Listen));
         instance.changed(context.time_ns);
     }
+    judge(&mut row, context.catalogue, context.meaning);
     row
 }

@@ -18,10 +18,10 @@ use super::files::Files;
 use super::inspect::{Machine, Procfs};
 use super::rows::{AgentRow, Identity, ProcessRow};
 use crate::collect::Collector;
-use crate::enrich::Masker;
 use crate::enrich::container::Containers;
 use crate::enrich::project;
 use crate::enrich::users::Users;
+use crate::enrich::{Masker, Meaning};
 use crate::event::{Event, EventKind, Exec, Exit, Fork, Mark, ProcessKey};
 use crate::hash::fnv1a;
 use crate::identify::{Catalogue, Match, ProcessFacts, Signature};
@@ -77,6 +77,7 @@ pub struct Engine {
     pub(super) clock: Clock,
     pub(super) boot: Boot,
     catalogue: Arc<Catalogue>,
+    meaning: Arc<Meaning>,
     masker: Masker,
     users: Users,
     containers: Containers,
@@ -97,13 +98,14 @@ pub struct Engine {
 impl Engine {
     /// An engine that writes into this store.
     #[must_use]
-    pub fn new(store: Arc<Store>, catalogue: Arc<Catalogue>, boot: Boot) -> Self {
-        store.update(|state| state.signatures = catalogue.rows());
+    pub fn new(store: Arc<Store>, catalogue: Arc<Catalogue>, meaning: Arc<Meaning>, boot: Boot) -> Self {
+        store.update(|state| state.signatures = catalogue.rows().into_iter().chain(meaning.rows()).collect());
         Self {
             store,
             clock: Clock::new(0),
             boot,
             catalogue,
+            meaning,
             masker: Masker::new(),
             users: Users::default(),
             containers: Containers::default(),
@@ -196,6 +198,8 @@ impl Engine {
             clock: &mut self.clock,
             store: &self.store,
             boot: &self.boot,
+            catalogue: &self.catalogue,
+            meaning: &self.meaning,
         };
         let published = take(&mut self.files, &mut self.connections, context);
         self.discarded += u64::from(!published);
@@ -599,6 +603,8 @@ pub(super) struct Context<'a> {
     pub clock: &'a mut Clock,
     pub store: &'a Store,
     pub boot: &'a Boot,
+    pub catalogue: &'a Catalogue,
+    pub meaning: &'a Meaning,
 }
 
 /// From an instance's first exec to the moment since which all of it is seen; `None` while it is not.

@@ -6,9 +6,8 @@ use super::Store;
 use super::clock::Clock;
 use super::engine::Context;
 use super::rows::{AgentRow, FileOpRow, Identity, OpenFileRow};
-use crate::enrich::noise::is_noise;
-use crate::enrich::project;
 use crate::enrich::resolve::{Source, resolve};
+use crate::enrich::{Meaning, project};
 use crate::event::{CallPath, Change, ChangeKind, Close, Open, OpenMode};
 
 /// Opens whose end is awaited.
@@ -31,7 +30,7 @@ fn octal(mode: u32) -> String {
 impl Files {
     /// A file was opened. False when that is noise.
     pub(super) fn open(&mut self, open: &Open, mut context: Context<'_>) -> bool {
-        if open.how == OpenMode::Read && is_noise(&open.path) {
+        if open.how == OpenMode::Read && context.meaning.files.is_noise(&open.path) {
             return false;
         }
         if let Some(instance) = context.instance.as_deref_mut() {
@@ -59,7 +58,7 @@ impl Files {
     /// A file that was open before recording began: its opening is no row, but perhaps one of an earlier recorder; its end
     /// will be. False when it is noise.
     pub(super) fn adopt(&mut self, open: &Open, before: Option<OpenFileRow>, mut context: Context<'_>) -> bool {
-        if !open.tracked || (open.how == OpenMode::Read && is_noise(&open.path)) {
+        if !open.tracked || (open.how == OpenMode::Read && context.meaning.files.is_noise(&open.path)) {
             return false;
         }
         let mut row = begin(operation(open.how), &mut context);
@@ -75,8 +74,8 @@ impl Files {
     }
 
     /// The row that an earlier recorder had of a file that is open still.
-    pub(super) fn know_again(&mut self, row: OpenFileRow, agent: Option<&AgentRow>, store: &Store) {
-        self.open.insert(row.identity.id, opened_before(&row, agent));
+    pub(super) fn know_again(&mut self, row: OpenFileRow, agent: Option<&AgentRow>, meaning: &Meaning, store: &Store) {
+        self.open.insert(row.identity.id, opened_before(&row, agent, meaning));
         store.update(|state| state.open_files.insert(row.eid, row));
     }
 
@@ -168,6 +167,7 @@ impl Files {
         row.mode = change.mode.map(|mode| octal(mode).into());
         row.uid = Some(change.uid.into());
         row.truncated = change.truncated;
+        judge(&mut row, context.meaning);
         // The names changed places: each file got a new one.
         let back = row.dest_path.clone().filter(|_| change.exchanged).map(|dest| FileOpRow {
             eid: context.clock.next_eid(),
@@ -214,9 +214,9 @@ fn end(
 }
 
 /// The row of an open that an earlier recorder knew, as far as its end has to tell it.
-fn opened_before(opened: &OpenFileRow, agent: Option<&AgentRow>) -> FileOpRow {
+fn opened_before(opened: &OpenFileRow, agent: Option<&AgentRow>, meaning: &Meaning) -> FileOpRow {
     let home = agent.and_then(AgentRow::home);
-    FileOpRow {
+    let mut row = FileOpRow {
         eid: opened.eid,
         time_ns: opened.time_ns,
         agent: opened.agent.clone(),
@@ -231,7 +231,9 @@ fn opened_before(opened: &OpenFileRow, agent: Option<&AgentRow>) -> FileOpRow {
         uid: opened.uid,
         container_id: agent.and_then(|agent| agent.container_id.clone()),
         ..FileOpRow::default()
-    }
+    };
+    judge(&mut row, meaning);
+    row
 }
 
 /// The row of the end of an open that an earlier recorder knew and that is not there any more. Whose end and when is not
@@ -239,6 +241,7 @@ fn opened_before(opened: &OpenFileRow, agent: Option<&AgentRow>) -> FileOpRow {
 pub(super) fn end_unknown(
     opened: &OpenFileRow,
     agent: Option<&AgentRow>,
+    meaning: &Meaning,
     time_ns: i64,
     clock: &mut Clock,
 ) -> FileOpRow {
@@ -248,7 +251,7 @@ pub(super) fn end_unknown(
         operation: "close",
         open_eid: Some(opened.eid),
         close_source: Some("unknown"),
-        ..opened_before(opened, agent)
+        ..opened_before(opened, agent, meaning)
     }
 }
 
@@ -268,6 +271,16 @@ fn describe(row: &mut FileOpRow, open: &Open, context: &Context<'_>) {
     row.uid = Some(open.uid.into());
     row.truncated = open.truncated;
     row.in_project = in_project(&row.path, context);
+    judge(row, context.meaning);
+}
+
+/// What the file is: of two names the more sensitive one tells.
+fn judge(row: &mut FileOpRow, meaning: &Meaning) {
+    let is_content = row.operation == "symlink";
+    let names = [Some(&row.path).filter(|_| !is_content), row.dest_path.as_ref()];
+    let judged = names.into_iter().flatten().map(|name| meaning.files.judge(name, row.in_project == Some(true)));
+    let judged = judged.reduce(|first, other| if other.1 > first.1 { other } else { first });
+    (row.category, row.sensitivity) = judged.unzip();
 }
 
 /// The open file that an open leaves.

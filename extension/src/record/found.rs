@@ -6,7 +6,11 @@
 
 use std::collections::{HashMap, HashSet};
 
+use serde::Deserialize as _;
+use serde::de::value::StrDeserializer;
+
 use super::rows::{AgentRow, ConnectionRow, Identity, OpenFileRow, ProcessRow};
+use crate::enrich::endpoints::EndpointType;
 use crate::event::{Connection, Event, EventKind, Open, OpenMode, ProcessKey};
 use crate::history::RunningRow;
 use crate::tables::{Column, Table};
@@ -199,6 +203,17 @@ impl FromCell for i64 {
         Option::from_cell(cell).unwrap_or(0)
     }
 }
+impl FromCell for Option<bool> {
+    fn from_cell(cell: &Value) -> Self {
+        Option::<i64>::from_cell(cell).map(|integer| integer == 1)
+    }
+}
+impl FromCell for Option<EndpointType> {
+    fn from_cell(cell: &Value) -> Self {
+        let Value::Text(text) = cell else { return None };
+        EndpointType::deserialize(StrDeserializer::<serde::de::value::Error>::new(text)).ok()
+    }
+}
 impl FromCell for bool {
     fn from_cell(cell: &Value) -> Self {
         *cell == Value::Integer(1)
@@ -276,8 +291,8 @@ fn connection(cells: &Cells<'_>, stored: &RunningRow) -> ConnectionRow {
     row! {
         ConnectionRow from cells:
         eid time_ns agent agent_id pid process_eid name fd socket family protocol transport direction
-        local_address local_port remote_address remote_port state error start_time end_time net_namespace
-        container_id;
+        local_address local_port remote_address remote_port remote_host path endpoint_type service expected
+        state error start_time end_time net_namespace container_id;
         uid: stored.owner, identity: stored.identity
     }
 }
@@ -303,7 +318,8 @@ mod tests {
     /// A row in which every cell that is a row's own has a value.
     fn full(table: &'static dyn tables::Table) -> RunningRow {
         let cell = |(place, column): (usize, &&tables::Column)| match (column.name, column.kind) {
-            ("truncated", _) => Value::Integer(1),
+            ("truncated" | "expected", _) => Value::Integer(1),
+            ("endpoint_type", _) => "llm_api".into(),
             ("state", _) if table.info().name == "agent_connections" => "close_wait".into(),
             ("state", _) => "running".into(),
             ("how", _) => "adopted".into(),

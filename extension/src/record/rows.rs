@@ -6,6 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::log::Weigh;
+use crate::enrich::endpoints::EndpointType;
+use crate::enrich::files::{Category, Sensitivity};
 use crate::event::Mark;
 use crate::value::Text;
 
@@ -126,6 +128,11 @@ pub struct ConnectionRow {
     pub local_port: Option<i64>,
     pub remote_address: Option<Text>,
     pub remote_port: Option<i64>,
+    pub remote_host: Option<Text>,
+    pub path: Option<Text>,
+    pub endpoint_type: Option<EndpointType>,
+    pub service: Option<Text>,
+    pub expected: Option<bool>,
     pub state: &'static str,
     pub error: Option<Text>,
     pub start_time: i64,
@@ -152,6 +159,8 @@ pub struct FileOpRow {
     pub dest_path: Option<Text>,
     pub path_source: &'static str,
     pub mode: Option<Text>,
+    pub category: Option<Category>,
+    pub sensitivity: Option<Sensitivity>,
     pub in_project: Option<bool>,
     pub uid: Option<i64>,
     pub open_eid: Option<i64>,

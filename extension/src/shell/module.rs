@@ -20,7 +20,7 @@ use rusqlite::{Connection, Error, Result};
 use crate::record::Store;
 use crate::tables::constraint::{Constraint, Op};
 use crate::tables::schema::{create_table, quote};
-use crate::tables::{Column, ColumnType, Read, Scan, Table, Viewer, all, find, options};
+use crate::tables::{Asked, Column, ColumnType, Read, Scan, Table, Viewer, all, find, options};
 use crate::value::Value;
 
 /// Rows that a table is taken to have, for the planner.
@@ -192,7 +192,8 @@ unsafe impl VTabCursor for AgentCursor<'_> {
             }
         }
         let used = used_columns(used, columns.len());
-        let read = self.read.get_or_insert_with(|| Read::take(&self.store, self.table));
+        let asked = Asked::by(&constraints, None);
+        let read = self.read.get_or_insert_with(|| Read::take(&self.store, self.table, &asked));
         self.scan = Some(read.scan(self.viewer, &constraints, used.as_deref(), None));
         self.row = 0;
         self.step()

@@ -1,6 +1,6 @@
 //! Health of the collector.
 
-use super::{Declaration, Example, Info, Owner, bigint, max_rows, text};
+use super::{Declaration, Example, Info, Owner, Source, bigint, max_rows, text};
 use crate::record::Store;
 use crate::record::rows::CollectorRow;
 
@@ -21,7 +21,7 @@ pub(super) static TABLE: Declaration<CollectorRow> = Declaration {
             },
         ],
     },
-    rows: Store::collector,
+    rows: Source::Store(Store::collector),
     ended: |_| None,
     owner: |row| row.uid.map_or(Owner::Anyone, Owner::User),
     finished: None,

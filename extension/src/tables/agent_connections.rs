@@ -1,6 +1,7 @@
 //! Connections of agents.
 
-use super::{Declaration, Example, Finished, Info, Running, bigint, integer, max_rows, seconds, text, unknown};
+use super::{Declaration, Example, Finished, Info, Running, Source, bigint, integer, max_rows, seconds, text, unknown};
+use crate::enrich::endpoints::EndpointType;
 use crate::record::Store;
 use crate::record::rows::ConnectionRow;
 
@@ -21,7 +22,7 @@ pub(super) static TABLE: Declaration<ConnectionRow> = Declaration {
             },
         ],
     },
-    rows: Store::connections,
+    rows: Source::Store(Store::connections),
     ended: |row| row.end_time.or_else(|| (row.state == "unknown").then(|| seconds(row.time_ns))),
     owner: |row| row.uid.into(),
     finished: Some(Finished {
@@ -53,20 +54,20 @@ pub(super) static TABLE: Declaration<ConnectionRow> = Declaration {
         integer("local_port", "Own port", |row| row.local_port.into()),
         text("remote_address", "Address of the peer", |row| (&row.remote_address).into()),
         integer("remote_port", "Port of the peer", |row| row.remote_port.into()),
-        text("remote_host", "Name of the peer", unknown),
+        text("remote_host", "Name of the peer", |row| (&row.remote_host).into()),
         text("host_source", "What told the name: sni, dns, hosts, getaddrinfo or signature", unknown),
-        text("path", "Path of a UNIX socket", unknown),
+        text("path", "Path of a UNIX socket", |row| (&row.path).into()),
         bigint("remote_pid", "Process at the other end of a local connection", unknown),
         text(
             "endpoint_type",
-            "llm_api, source_control, package_registry, telemetry, mcp, cloud, localhost, private, ipc or unknown",
-            unknown,
+            "What the peer is, by rules that can be added to: llm_api, source_control, package_registry, telemetry, mcp, cloud, localhost, private, ipc or unknown; NULL for a listening socket",
+            |row| row.endpoint_type.map(EndpointType::as_str).into(),
         ),
-        text("service", "Service that the peer belongs to", unknown),
+        text("service", "Service that the peer belongs to", |row| (&row.service).into()),
         integer(
             "expected",
-            "1 when the signature expects this peer, 0 when not, NULL without a name to judge by",
-            unknown,
+            "1 when the signature expects this peer, 0 when not, NULL without a name to judge by or a list of the signature, and on this machine",
+            |row| row.expected.into(),
         ),
         text(
             "state",

@@ -1,6 +1,9 @@
 //! File operations of agents.
 
-use super::{Declaration, Example, Finished, Info, bigint, consumer, integer, max_rows, seconds, text, unknown};
+use super::{
+    Declaration, Example, Finished, Info, Source, bigint, consumer, integer, max_rows, seconds, text, unknown,
+};
+use crate::enrich::files::{Category, Sensitivity};
 use crate::record::Store;
 use crate::record::rows::FileOpRow;
 
@@ -25,7 +28,7 @@ pub(super) static TABLE: Declaration<FileOpRow> = Declaration {
             },
         ],
     },
-    rows: Store::file_ops,
+    rows: Source::Store(Store::file_ops),
     ended: |row| Some(seconds(row.time_ns)),
     owner: |row| row.uid.into(),
     finished: Some(Finished {
@@ -62,10 +65,14 @@ pub(super) static TABLE: Declaration<FileOpRow> = Declaration {
         text("mode", "Permission bits, octal", |row| (&row.mode).into()),
         text(
             "category",
-            "source, config, docs, build, dependency, vcs, lock, data, secret, agent, system, temp or other",
-            unknown,
+            "source, config, docs, build, dependency, vcs, lock, data, secret, agent, system, temp or other; by rules that can be added to",
+            |row| row.category.map(Category::as_str).into(),
         ),
-        text("sensitivity", "high, medium or low", unknown),
+        text(
+            "sensitivity",
+            "high, medium or low: how much it would hurt to have it known or lost; of two names the more sensitive one tells",
+            |row| row.sensitivity.map(Sensitivity::as_str).into(),
+        ),
         integer("in_project", "1 when it is below the agent's project", |row| row.in_project.into()),
         bigint("uid", "User id", |row| row.uid.into()),
         bigint("open_eid", "Row of this table that opened what is closed", |row| row.open_eid.into()),

@@ -1,6 +1,6 @@
 //! Files that agents have open.
 
-use super::{Declaration, Example, Info, Running, bigint, max_rows, seconds, text};
+use super::{Declaration, Example, Info, Running, Source, bigint, max_rows, seconds, text};
 use crate::record::Store;
 use crate::record::rows::OpenFileRow;
 
@@ -15,7 +15,7 @@ pub(super) static TABLE: Declaration<OpenFileRow> = Declaration {
             sql: "SELECT agent, pid, path, bytes_written FROM agent_open_files WHERE operation != 'open_read'",
         }],
     },
-    rows: Store::open_files,
+    rows: Source::Store(Store::open_files),
     ended: |_| None,
     owner: |row| row.uid.into(),
     finished: None,

@@ -1,6 +1,6 @@
 //! Programs run by agents.
 
-use super::{Declaration, Example, Finished, Info, Running, bigint, integer, max_rows, seconds, text, unknown};
+use super::{Declaration, Example, Finished, Info, Running, Source, bigint, integer, max_rows, seconds, text, unknown};
 use crate::record::Store;
 use crate::record::rows::ProcessRow;
 
@@ -25,7 +25,7 @@ pub(super) static TABLE: Declaration<ProcessRow> = Declaration {
             },
         ],
     },
-    rows: Store::processes,
+    rows: Source::Store(Store::processes),
     ended: |row| row.end_time.or_else(|| (row.state == "unknown").then(|| seconds(row.time_ns))),
     owner: |row| row.uid.into(),
     finished: Some(Finished {

@@ -1,6 +1,6 @@
 //! Signatures by which agents are recognised.
 
-use super::{Declaration, Example, Info, Owner, bigint, integer, max_rows, text};
+use super::{Declaration, Example, Info, Owner, Source, bigint, integer, max_rows, text};
 use crate::record::Store;
 use crate::record::rows::SignatureRow;
 
@@ -21,7 +21,7 @@ pub(super) static TABLE: Declaration<SignatureRow> = Declaration {
             },
         ],
     },
-    rows: Store::signatures,
+    rows: Source::Store(Store::signatures),
     ended: |_| None,
     owner: |_| Owner::Anyone,
     finished: None,

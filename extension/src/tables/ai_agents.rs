@@ -1,7 +1,8 @@
 //! Instances of agents.
 
 use super::{
-    Declaration, Example, Finished, Info, Owner, Running, bigint, double, integer, max_rows, seconds, text, unknown,
+    Declaration, Example, Finished, Info, Owner, Running, Source, bigint, double, integer, max_rows, seconds, text,
+    unknown,
 };
 use crate::record::rows::{AgentRow, Identity};
 use crate::record::{State, Store};
@@ -27,7 +28,7 @@ pub(super) static TABLE: Declaration<AgentRow> = Declaration {
             },
         ],
     },
-    rows: Store::agents,
+    rows: Source::Store(Store::agents),
     ended: |row| row.end_time.or_else(|| (row.state.as_deref() == Some("unknown")).then(|| seconds(row.time_ns))),
     owner: |row| Owner::User(row.uid),
     finished: Some(Finished {

@@ -55,8 +55,8 @@ fn index() -> String {
     text.push_str(
         "\n## What holds for all\n\n\
          - What is not known is NULL. osquery has no NULL for TEXT and shows `''`.\n\
-         - A query that says nothing of `time`, `time_ns`, `eid`, `start_time` or `end_time` sees the last 24 hours, and \
-         whatever still lives.\n\
+         - A query that says nothing of `time`, `time_ns`, `eid`, `start_time` or `end_time` (`agent_endpoints`: `first_seen`, \
+         `last_seen`) sees the last 24 hours, and whatever still lives.\n\
          - Through osquery, a query that more than 10,000 rows match fails, and says how to narrow it; `max_rows = N` in \
          WHERE sets another limit. The shell has none.\n\
          - Rows come newest first. Indexed columns are compared before rows leave the table.\n\

@@ -65,7 +65,7 @@ pub fn numbers(columns: &[&Column], constraints: &[Constraint]) -> Option<(usize
 mod tests {
     use super::*;
     use crate::fixture;
-    use crate::tables::find;
+    use crate::tables::{Asked, find};
 
     #[test]
     fn finds_what_a_walk_finds() {
@@ -73,7 +73,7 @@ mod tests {
         let (store, table) = (fixture::store(2000), find("agent_file_ops").unwrap());
         let columns = table.columns();
         let column = |name| columns.iter().position(|column| column.name == name).unwrap();
-        let lookup = Lookup::over(table.cursor(&store), column("pid"));
+        let lookup = Lookup::over(table.cursor(&store, &Asked::default()).0, column("pid"));
         let mut cursor = lookup.cursor();
         let mut eids = Vec::new();
         for position in lookup.rows(&[103]) {
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn a_walk_ends_and_stays_so() {
         let (store, table) = (fixture::store(513), find("agent_file_ops").unwrap());
-        let mut cursor = table.cursor(&store);
+        let mut cursor = table.cursor(&store, &Asked::default()).0;
         assert_eq!(cursor.value(0), Value::Null);
         let mut count = 0;
         while cursor.advance() {

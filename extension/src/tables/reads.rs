@@ -13,7 +13,7 @@ use super::constraint::{Constraint, Op};
 use super::lookup::{Lookup, numbers};
 use super::past::{self, Chain, Past, Wanted};
 use super::scan::{self, Request, Rows, Scan, ScanError};
-use super::{Cursor, Table, Viewer};
+use super::{Asked, Cursor, Table, Viewer};
 use crate::history::{HistoryError, Readers};
 use crate::record::Store;
 
@@ -23,9 +23,9 @@ pub const SHARED_FOR: Duration = Duration::from_millis(200);
 /// Values in a list from which on it is looked up, though the read may never be asked again.
 const LONG_LIST: usize = 16;
 
-/// What tells one read from another. A read takes a whole table; who asks is looked at row by row, and
-/// what will narrow it (a range of time) belongs here as soon as it does, but for equalities.
-type Key = &'static str;
+/// What tells one read from another: the table, and for one that is made of another whether the last 24 hours of that
+/// count. A read takes a whole table; who asks is looked at row by row.
+type Key = (&'static str, bool);
 
 /// The reads of the last moment.
 #[derive(Clone, Default)]
@@ -44,6 +44,7 @@ pub struct Read {
     store: Arc<Store>,
     table: &'static dyn Table,
     memory: Looked,
+    failed: Option<ScanError>,
     past: Option<Behind>,
 }
 
@@ -89,12 +90,13 @@ impl Reads {
         used: Option<&[usize]>,
         deadline: Option<Instant>,
     ) -> Scan {
-        let slot = self.slot(table.info().name);
+        let asked = Asked::by(constraints, deadline);
+        let slot = self.slot((table.info().name, table.is_made() && asked.since.is_some()));
         // Held while the rows are read, so that who asks at the same moment waits for this read.
         let mut here = slot.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh =
             here.read.take().filter(|read| read.taken.elapsed() < SHARED_FOR && Arc::ptr_eq(&read.store, store));
-        let mut read = fresh.unwrap_or_else(|| Read::take(store, table));
+        let mut read = fresh.unwrap_or_else(|| Read::take(store, table, &asked));
         let scan = read.scan(viewer, constraints, used, deadline);
         here.read = Some(read);
         if !here.watched {
@@ -151,16 +153,16 @@ impl Looked {
 impl Read {
     /// Takes the rows that are in memory.
     #[must_use]
-    pub fn take(store: &Arc<Store>, table: &'static dyn Table) -> Self {
+    pub fn take(store: &Arc<Store>, table: &'static dyn Table, asked: &Asked) -> Self {
+        let (cursor, failed) = table.cursor(store, asked);
         let taken = Instant::now();
-        let cursor = table.cursor(store);
         // After the cursor: what has left memory by now is in the history.
         let past = store.history().filter(|_| table.is_kept()).map(|readers| Behind {
             readers,
             except: Arc::new(past::keys(table, &*cursor)),
             calls: HashMap::new(),
         });
-        Self { taken, store: Arc::clone(store), table, memory: Looked::new(cursor), past }
+        Self { taken, store: Arc::clone(store), table, memory: Looked::new(cursor), failed, past }
     }
 
     /// A scan of what was read. Of rows in the history the used columns are read, or all.
@@ -175,7 +177,8 @@ impl Read {
         let table = self.table;
         let numbers = numbers(&table.columns(), constraints);
         let Some(behind) = &mut self.past else {
-            return self.memory.scan(viewer, table, constraints, numbers.as_ref(), false);
+            let scan = self.memory.scan(viewer, table, constraints, numbers.as_ref(), false);
+            return scan.failing(self.failed.clone());
         };
         let began = Instant::now();
         let wanted = scan::wanted(viewer, table, constraints, used);
@@ -183,7 +186,7 @@ impl Read {
             Ok(calls) => calls,
             Err(error) => {
                 let scan = scan::over(self.memory.cursor.fork(), viewer, None, table, constraints);
-                return scan.failing(scan::history(table, &error));
+                return scan.failing(Some(scan::history(table, &error)));
             }
         };
         // What takes longer to read than reads are shared for would be read again for each call.
@@ -498,6 +501,7 @@ mod tests {
             "SELECT * FROM agent_file_ops ORDER BY eid",
             "SELECT * FROM ai_agents WHERE start_time > 0 ORDER BY agent_id",
             "SELECT * FROM agent_processes ORDER BY eid",
+            "SELECT * FROM agent_endpoints WHERE last_seen > 0 ORDER BY agent, remote_host, remote_address, remote_port",
             "SELECT path, count(*), sum(bytes_written) FROM agent_file_ops GROUP BY path ORDER BY path",
             "SELECT p.eid, f.eid, f.path FROM agent_processes p JOIN agent_file_ops f ON f.process_eid = p.eid ORDER BY 1, 2",
             "SELECT eid FROM agent_file_ops WHERE path LIKE '%A1%' AND pid IN (100, 101, 102) ORDER BY eid DESC LIMIT 7",

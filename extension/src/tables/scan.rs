@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::constraint::{Constraint, Op};
 use super::filter::Filter;
 use super::past::{self, Past, Step, Wanted};
-use super::{Column, Cursor, Lookup, MAX_ROWS, Owner, Position, TIME_COLUMNS, Table, Viewer};
+use super::{Asked, Column, Cursor, Lookup, MAX_ROWS, Owner, Position, TIME_COLUMNS, Table, Viewer};
 use crate::history::HistoryError;
 use crate::record::Store;
 use crate::record::clock::unix_seconds;
@@ -46,7 +46,7 @@ impl Request {
 }
 
 /// Why a query got no rows.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum ScanError {
     /// More rows than the query may get. A cut result would be a silent lie under `count(*)`.
     #[error(
@@ -113,14 +113,14 @@ pub fn open(
     constraints: &[Constraint],
     used: Option<&[usize]>,
 ) -> Scan {
-    let cursor = table.cursor(store);
+    let (cursor, failed) = table.cursor(store, &Asked::by(constraints, None));
     // After the cursor: what has left memory by now is in the history.
     let readers = store.history().filter(|_| table.is_kept());
     let past = readers.map(|readers| {
         let except = Arc::new(past::keys(table, &*cursor));
         Past::new(store, readers, wanted(viewer, table, constraints, used), except)
     });
-    over(cursor, viewer, None, table, constraints).then(past)
+    over(cursor, viewer, None, table, constraints).then(past).failing(failed)
 }
 
 /// What a query asks of the history.
@@ -143,6 +143,14 @@ pub(super) fn open_at_rows(
     constraints: &[Constraint],
 ) -> Scan {
     over(lookup.cursor(), viewer, Some(lookup.rows(numbers)), table, constraints)
+}
+
+impl Asked {
+    /// What a query asks for by these constraints, within its time.
+    #[must_use]
+    pub fn by(constraints: &[Constraint], deadline: Option<Instant>) -> Self {
+        Self { since: since(constraints), deadline }
+    }
 }
 
 /// The second from which on a query sees rows that ended.
@@ -191,9 +199,14 @@ impl Scan {
         Self { past, ..self }
     }
 
-    /// The same, but it fails at once.
-    pub(super) fn failing(self, error: ScanError) -> Self {
-        Self { failed: Some(error), ..self }
+    /// The same, but it fails at once where there is a reason to.
+    pub(super) fn failing(self, error: Option<ScanError>) -> Self {
+        Self { failed: error, ..self }
+    }
+
+    /// The same, with an end to its time.
+    pub(super) fn until(self, deadline: Option<Instant>) -> Self {
+        Self { deadline, ..self }
     }
 
     /// Goes to the next row; false when there is none, and when it failed.
@@ -272,6 +285,11 @@ impl Scan {
         }
     }
 
+    /// The user whose the row is.
+    pub(super) fn uid(&self) -> Option<i64> {
+        if let Owner::User(uid) = self.owner() { Some(uid) } else { None }
+    }
+
     fn cell(&self, column: usize) -> Value {
         match &self.past {
             Some(past) if self.in_past => past.value(column),
@@ -343,7 +361,7 @@ mod tests {
     use super::*;
     use crate::fixture;
     use crate::record::log::Snapshot;
-    use crate::tables::{Declaration, Info, Owner, bigint, find};
+    use crate::tables::{Declaration, Info, Owner, Source, bigint, find};
     use std::time::Duration;
 
     fn eids(constraints: &[Constraint], cap: Option<u64>) -> Result<Vec<i64>, ScanError> {
@@ -397,7 +415,7 @@ mod tests {
                 std::thread::sleep(Duration::from_millis(1));
                 0.into()
             })],
-            rows: |_| Snapshot::of(vec![(); 1_000_000]),
+            rows: Source::Store(|_| Snapshot::of(vec![(); 1_000_000])),
             ended: |()| None,
             owner: |()| Owner::Anyone,
             finished: None,

@@ -41,7 +41,7 @@ impl Engine {
         for row in here.open_files {
             let instance =
                 self.instances.values().map(|instance| &instance.row).find(|agent| agent.agent_id == row.agent_id);
-            self.files.know_again(row, instance, &self.store);
+            self.files.know_again(row, instance, &self.meaning, &self.store);
         }
         self.close_left(again, boot_ns);
         // Those without a process end with the next batch.
@@ -208,7 +208,7 @@ impl Engine {
             let instance =
                 self.instances.values().map(|instance| &instance.row).find(|row| row.agent_id == file.agent_id);
             let agent = agents.get(&file.agent_id).or(instance);
-            let row = end_unknown(&file, agent, time_ns, &mut self.clock);
+            let row = end_unknown(&file, agent, &self.meaning, time_ns, &mut self.clock);
             self.store.update(|state| state.file_ops.push(row));
         }
         self.store.update(|state| {

@@ -128,7 +128,8 @@ fn exit_with(code: i32) -> EventKind {
 
 impl Bench {
     fn new() -> Self {
-        let mut engine = Engine::new(Arc::default(), Arc::new(Catalogue::builtin()), Boot::default());
+        let mut engine =
+            Engine::new(Arc::default(), Arc::new(Catalogue::builtin()), Arc::new(Meaning::builtin()), Boot::default());
         let machine = Fake::default();
         engine.machine = Box::new(machine.clone());
         Self { engine, told: Told::default(), machine, now: 0 }
