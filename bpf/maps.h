@@ -272,6 +272,18 @@ static __always_inline int admit(__u32 slot, __u64 now)
 	return take_token(slot, now) ? ADMITTED : THROTTLED;
 }
 
+#define WAKE_ABOVE (256 * 1024)
+#define WAKE_EVERY (64 * 1024)
+
+/* Whether a record of that length is one at which a recorder that has much to read is woken. Not each: a wakeup costs more
+ * than the record, and one that is behind is awake. */
+static __always_inline bool is_due(__u32 length)
+{
+	__u64 position = bpf_ringbuf_query(&events, BPF_RB_PROD_POS);
+
+	return unread() >= WAKE_ABOVE && position / WAKE_EVERY != (position + length) / WAKE_EVERY;
+}
+
 /*
  * Puts a record into the ring. Those of files wake the recorder only when much is waiting. The others are urgent and
  * wake it at once, but for forks: an exec or an exit follows each, and a wakeup costs more than the record.
@@ -281,7 +293,7 @@ static __always_inline bool put(struct aq_header *header, __u32 length, bool urg
 	__u64 flags = BPF_RB_FORCE_WAKEUP;
 
 	header->length = length;
-	if ((!urgent || header->kind == AQ_FORK) && unread() < 256 * 1024)
+	if ((!urgent || header->kind == AQ_FORK) && !is_due(length))
 		flags = BPF_RB_NO_WAKEUP;
 	if (bpf_ringbuf_output(&events, header, length, flags)) {
 		COUNT(header->kind, ring_full);
