@@ -109,31 +109,64 @@ int mark_tree(struct bpf_iter__task *context)
 	return 0;
 }
 
-/* An open TCP socket. The owner is set before the state is read: what comes after is told by on_socket_state. */
+/* An open socket that is connected, or waits for whoever connects. The owner is set before the state is read: what comes
+ * after is told by the programs. */
 static __always_inline void adopt_socket(struct seq_file *seq, struct task_struct *task, const struct mark *mark,
-					 struct sock *sk, int fd)
+					 struct file *file, struct sock *sk, int fd)
 {
-	struct aq_connection record = {};
-	struct aq_owner *owner;
+	enum transport transport = transport_of(sk);
+	__u64 key = transport == TCP ? (__u64)sk : (__u64)file;
+	struct aq_unix_connection *record = unix_scratch(SCRATCH_ADOPT);
+	__u32 length = sizeof(struct aq_connection);
+	struct aq_socket *entry;
+	struct aq_owner owner;
+	struct sock *peer;
+	bool told;
 
-	if (BPF_CORE_READ(sk, sk_protocol) != IPPROTO_TCP)
-		return;
-	record.family = BPF_CORE_READ(sk, __sk_common.skc_family);
-	if (record.family != AF_INET && record.family != AF_INET6)
-		return;
-	if (bpf_sk_storage_get(&owners, sk, NULL, 0))
-		return; /* another process' too, which came first, or seen at its connect */
-	owner = bpf_sk_storage_get(&owners, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!owner)
-		return;
-	own(owner, task, mark);
-	begin(&record.header, AQ_CONNECTION, task, mark);
-	read_socket(&record, sk);
-	record.fd = fd;
-	record.state = BPF_CORE_READ(sk, __sk_common.skc_state);
-	record.header.length = sizeof(record);
-	if (record.state == TCP_CLOSE || bpf_seq_write(seq, &record, sizeof(record)))
-		bpf_sk_storage_delete(&owners, sk);
+	if (!record || transport == NO_TRANSPORT || bpf_map_lookup_elem(&sockets, &key))
+		return; /* or another process' too, which came first, or seen at its call */
+	own(&owner, task, mark);
+	if (transport == TCP) {
+		if (!take_tcp(sk, &owner))
+			return;
+	} else {
+		entry = take_other(file, &owner);
+		if (!entry)
+			return;
+		remember_descriptor_of(task, fd, file);
+	}
+	begin_as(&record->connection.header, AQ_CONNECTION, &owner);
+	read_socket(&record->connection, sk);
+	record->connection.fd = fd;
+	record->connection.step = AQ_STEP_FOUND;
+	record->connection.state = BPF_CORE_READ(sk, __sk_common.skc_state);
+	told = record->connection.state != TCP_CLOSE;
+	if (transport != TCP)
+		record->connection.socket_id = entry->socket_id;
+	if (transport == UDP) {
+		told = true;
+		record->connection.state = TCP_ESTABLISHED;
+		if (record->connection.remote_port == 0) {
+			record->connection.state = TCP_LISTEN;
+			told = record->connection.local_port && (BPF_CORE_READ(sk, sk_userlocks) & SOCK_BINDPORT_LOCK);
+		}
+	}
+	if (transport == UNIX) {
+		length = sizeof(struct aq_unix_connection);
+		record->connection.remote_pid = record->connection.state == TCP_LISTEN ? 0 : peer_pid(sk);
+		read_name(record, sk);
+		if (record->path_length == 0) {
+			/* The end that connected, of one that has a name: a pair has none. */
+			peer = BPF_CORE_READ((struct unix_sock *)sk, peer);
+			record->connection.local_port = 1;
+			if (peer)
+				read_name(record, peer);
+		}
+		told = record->path_length != 0 && (record->connection.state == TCP_LISTEN || BPF_CORE_READ((struct unix_sock *)sk, peer));
+	}
+	record->connection.header.length = length;
+	if (!told || bpf_seq_write(seq, record, length))
+		bpf_map_delete_elem(&sockets, &key);
 }
 
 static __always_inline void adopt_file(struct seq_file *seq, struct task_struct *task, const struct mark *mark,
@@ -198,7 +231,7 @@ int list_files(struct bpf_iter__task_file *context)
 	if (!socket)
 		adopt_file(context->meta->seq, task, &mark, file, context->fd);
 	else if (socket->sk)
-		adopt_socket(context->meta->seq, task, &mark, socket->sk, context->fd);
+		adopt_socket(context->meta->seq, task, &mark, file, socket->sk, context->fd);
 	return 0;
 }
 

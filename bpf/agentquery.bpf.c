@@ -43,13 +43,23 @@ int BPF_PROG(on_call, struct pt_regs *regs, long result)
 	read_arguments(&call, regs, compat);
 	if (compat)
 		result = (int)result;
+	if (call.operation == OP_SOCKETCALL)
+		read_socketcall(&call);
 	if (call.operation == OP_CONNECT) {
 		handle_connect(task, &mark, &call, result);
 		return 0;
 	}
+	if (call.operation == OP_LISTEN) {
+		handle_listen(task, &mark, &call, result);
+		return 0;
+	}
 	if (call.operation == OP_CLOSE) {
-		if (result != -EBADF)
-			handle_close(task, call.arguments[0], AQ_SEEN);
+		if (result != -EBADF) {
+			__u64 address = forget_descriptor(task, call.arguments[0]);
+
+			close_file(address, AQ_SEEN);
+			close_socket(address);
+		}
 		return 0;
 	}
 	if (result < 0)
@@ -70,17 +80,41 @@ int BPF_PROG(on_call, struct pt_regs *regs, long result)
 		break;
 	case OP_READ:
 		handle_bytes(task, call.arguments[0], result, false);
+		handle_transfer(task, &mark, &call, result);
 		break;
 	case OP_WRITE:
 		handle_bytes(task, call.arguments[0], result, true);
+		handle_transfer(task, &mark, &call, result);
+		break;
+	case OP_ACCEPT:
+		handle_accept(task, &mark, result);
+		break;
+	case OP_BIND:
+		handle_bind(task, &mark, &call);
+		break;
+	case OP_SEND:
+	case OP_SENDMSG:
+	case OP_SENDMMSG:
+	case OP_RECEIVE:
+	case OP_RECVMSG:
+	case OP_RECVMMSG:
+		handle_transfer(task, &mark, &call, result);
+		break;
+	case OP_SOCKETCALL:
+	case OP_NONE:
 		break;
 	case OP_SENDFILE:
 		handle_bytes(task, call.arguments[1], result, false);
 		handle_bytes(task, call.arguments[0], result, true);
+		if (!HOOKED || bpf_core_field_exists(struct proto_ops, sendpage))
+			count_by_call(task, call.arguments[0], result, false);
 		break;
 	case OP_COPY_RANGE:
 		handle_bytes(task, call.arguments[0], result, false);
 		handle_bytes(task, call.arguments[2], result, true);
+		count_by_call(task, call.arguments[0], result, true); /* splice goes past sock_recv_length */
+		if (!HOOKED || bpf_core_field_exists(struct proto_ops, sendpage))
+			count_by_call(task, call.arguments[2], result, false);
 		break;
 	case OP_CLOSE_RANGE:
 		break; /* the sweep finds what ended */

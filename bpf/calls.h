@@ -45,6 +45,16 @@ enum operation {
 	OP_TRUNCATE,
 	OP_FTRUNCATE,
 	OP_CONNECT,
+	OP_ACCEPT, /* accept, accept4 */
+	OP_BIND,
+	OP_LISTEN,
+	OP_SEND, /* sendto */
+	OP_SENDMSG,
+	OP_SENDMMSG,
+	OP_RECEIVE, /* recvfrom */
+	OP_RECVMSG,
+	OP_RECVMMSG,
+	OP_SOCKETCALL, /* i386: any of them */
 	OP_UNSUPPORTED, /* counted, not decoded */
 };
 
@@ -106,6 +116,16 @@ static const volatile __u8 native_calls[CALLS] = {
 	[__NR_truncate] = OP_TRUNCATE,
 	[__NR_ftruncate] = OP_FTRUNCATE,
 	[__NR_connect] = OP_CONNECT,
+	[__NR_accept] = OP_ACCEPT,
+	[__NR_accept4] = OP_ACCEPT,
+	[__NR_bind] = OP_BIND,
+	[__NR_listen] = OP_LISTEN,
+	[__NR_sendto] = OP_SEND,
+	[__NR_sendmsg] = OP_SENDMSG,
+	[__NR_sendmmsg] = OP_SENDMMSG,
+	[__NR_recvfrom] = OP_RECEIVE,
+	[__NR_recvmsg] = OP_RECVMSG,
+	[__NR_recvmmsg] = OP_RECVMMSG,
 };
 
 #if defined(__TARGET_ARCH_x86)
@@ -131,7 +151,7 @@ static const volatile __u8 compat_calls[CALLS] = {
 	[93 /* ftruncate */] = OP_FTRUNCATE,
 	[94 /* fchmod */] = OP_FCHMOD,
 	[95 /* fchown16 */] = OP_FCHOWN,
-	[102 /* socketcall */] = OP_UNSUPPORTED,
+	[102 /* socketcall */] = OP_SOCKETCALL,
 	[145 /* readv */] = OP_READ,
 	[146 /* writev */] = OP_WRITE,
 	[180 /* pread64 */] = OP_READ,
@@ -158,10 +178,20 @@ static const volatile __u8 compat_calls[CALLS] = {
 	[333 /* preadv */] = OP_READ,
 	[334 /* pwritev */] = OP_WRITE,
 	[353 /* renameat2 */] = OP_RENAMEAT2,
+	[337 /* recvmmsg */] = OP_RECVMMSG,
+	[345 /* sendmmsg */] = OP_SENDMMSG,
+	[361 /* bind */] = OP_BIND,
 	[362 /* connect */] = OP_CONNECT,
+	[363 /* listen */] = OP_LISTEN,
+	[364 /* accept4 */] = OP_ACCEPT,
+	[369 /* sendto */] = OP_SEND,
+	[370 /* sendmsg */] = OP_SENDMSG,
+	[371 /* recvfrom */] = OP_RECEIVE,
+	[372 /* recvmsg */] = OP_RECVMSG,
 	[377 /* copy_file_range */] = OP_COPY_RANGE,
 	[378 /* preadv2 */] = OP_READ,
 	[379 /* pwritev2 */] = OP_WRITE,
+	[417 /* recvmmsg_time64 */] = OP_RECVMMSG,
 	[436 /* close_range */] = OP_CLOSE_RANGE,
 	[437 /* openat2 */] = OP_OPENAT2,
 	[452 /* fchmodat2 */] = OP_FCHMODAT2,
@@ -170,6 +200,7 @@ static const volatile __u8 compat_calls[CALLS] = {
 
 struct call {
 	enum operation operation;
+	bool compat;
 	__u64 arguments[6];
 };
 
@@ -197,8 +228,63 @@ static __always_inline enum operation operation_of(struct task_struct *task, str
 #endif
 }
 
+/* What socketcall(2) of i386 was asked for (include/uapi/linux/net.h); its arguments lie in memory. */
+static __always_inline void read_socketcall(struct call *call)
+{
+	__u32 arguments[6] = {};
+	__u64 at = call->arguments[1];
+	int i;
+
+	switch (call->arguments[0]) {
+	case 2:
+		call->operation = OP_BIND;
+		break;
+	case 3:
+		call->operation = OP_CONNECT;
+		break;
+	case 4:
+		call->operation = OP_LISTEN;
+		break;
+	case 5:
+	case 18:
+		call->operation = OP_ACCEPT;
+		break;
+	case 9:
+	case 11:
+		call->operation = OP_SEND;
+		break;
+	case 10:
+	case 12:
+		call->operation = OP_RECEIVE;
+		break;
+	case 16:
+		call->operation = OP_SENDMSG;
+		break;
+	case 17:
+		call->operation = OP_RECVMSG;
+		break;
+	case 19:
+		call->operation = OP_RECVMMSG;
+		break;
+	case 20:
+		call->operation = OP_SENDMMSG;
+		break;
+	default:
+		call->operation = OP_NONE;
+		return;
+	}
+	/* send and recv have no address. */
+	if (call->arguments[0] == 9 || call->arguments[0] == 10)
+		bpf_probe_read_user(arguments, 4 * sizeof(arguments[0]), (void *)at);
+	else
+		bpf_probe_read_user(arguments, sizeof(arguments), (void *)at);
+	for (i = 0; i < 6; i++)
+		call->arguments[i] = arguments[i];
+}
+
 static __always_inline void read_arguments(struct call *call, struct pt_regs *regs, bool compat)
 {
+	call->compat = compat;
 #if defined(__TARGET_ARCH_x86)
 	if (compat) {
 		call->arguments[0] = (__u32)regs->bx;

@@ -68,6 +68,21 @@
 #define AQ_CHOWN 7
 #define AQ_TRUNCATE 8
 
+/* aq_connection.step */
+#define AQ_STEP_CONNECT 0 /* connect returned */
+#define AQ_STEP_STATE 1 /* a TCP socket changed its state */
+#define AQ_STEP_ACCEPT 2 /* accept returned, or it was there before: in that state */
+#define AQ_STEP_LISTEN 3 /* listen returned, or bind of a UDP socket */
+#define AQ_STEP_FLOW 4 /* a UDP flow began */
+#define AQ_STEP_FLOW_END 5
+#define AQ_STEP_END 6 /* the last reference to a UDP or UNIX socket went */
+#define AQ_STEP_FOUND 7 /* it was there before */
+
+/* aq_connection.state of a flow that began */
+#define AQ_FLOW_CONNECTED 0 /* by connect, and no datagram yet */
+#define AQ_FLOW_SENT 1 /* its first datagram was sent */
+#define AQ_FLOW_RECEIVED 2
+
 struct aq_header {
 	__u16 version;
 	__u16 kind;
@@ -146,16 +161,27 @@ struct aq_connection {
 	struct aq_header header;
 	__u64 socket_id;
 	__u64 inode;
+	__u64 bytes_sent; /* so far, over the socket or the flow */
+	__u64 bytes_received;
 	__u32 net_ns;
 	__s32 error; /* errno, positive */
-	__s32 fd;
-	__u16 local_port; /* host order */
+	__s32 fd; /* or -1 */
+	__u32 remote_pid; /* of a UNIX socket's peer, or 0 */
+	__u16 local_port; /* host order; of a UNIX socket that was found: 1 when it is the end that connected */
 	__u16 remote_port;
-	__u8 state; /* TCP_*, or 0 when connect returned */
+	__u8 step;
+	__u8 state; /* TCP_*, or 0; of a flow AQ_FLOW_* */
 	__u8 family;
-	__u8 padding[6];
+	__u8 protocol;
 	__u8 local[16];
 	__u8 remote[16];
+};
+
+/* The same of a UNIX socket. */
+struct aq_unix_connection {
+	struct aq_connection connection;
+	__u32 path_length;
+	__u8 path[108]; /* sun_path: an abstract name begins with NUL */
 };
 
 /* What becomes of a record: seen = submitted + filtered + ring_full + oversized + throttled. */
@@ -211,6 +237,40 @@ struct aq_file {
 	struct aq_owner owner;
 };
 
+/* A socket of an agent: TCP by the address of its struct sock, which outlives its file; others by that of their file. */
+struct aq_socket {
+	__u64 socket_id;
+	__u64 inode; /* address of the file's inode, to tell a reused struct file; 0 of TCP */
+	__u64 bytes_sent;
+	__u64 bytes_received;
+	struct aq_owner owner;
+	__u32 flows; /* that live */
+	__s32 error;
+	__u8 ended; /* and could not be told yet */
+	__u8 padding[7];
+};
+
+struct aq_flow_key {
+	__u64 socket_id;
+	__u8 remote[16];
+	__u16 remote_port;
+	__u16 family;
+	__u32 padding;
+};
+
+struct aq_flow {
+	__u64 bytes_sent;
+	__u64 bytes_received;
+	__u64 last_ns; /* since boot */
+	struct aq_owner owner;
+	__u64 socket_key;
+	__u32 index; /* which of the socket's flows */
+	__u32 datagrams; /* 0 or 1: whether there was one */
+};
+
+_Static_assert(sizeof(struct aq_socket) == 72, "aq_socket");
+_Static_assert(sizeof(struct aq_flow_key) == 32, "aq_flow_key");
+_Static_assert(sizeof(struct aq_flow) == 64, "aq_flow");
 _Static_assert(sizeof(struct aq_header) == 56, "aq_header");
 _Static_assert(sizeof(struct aq_fork) == 72, "aq_fork");
 _Static_assert(sizeof(struct aq_exec) == AQ_TEXT, "aq_exec");
@@ -218,7 +278,8 @@ _Static_assert(sizeof(struct aq_exit) == 64, "aq_exit");
 _Static_assert(sizeof(struct aq_open) == 88, "aq_open");
 _Static_assert(sizeof(struct aq_close) == 80, "aq_close");
 _Static_assert(sizeof(struct aq_change) == 80, "aq_change");
-_Static_assert(sizeof(struct aq_connection) == 128, "aq_connection");
+_Static_assert(sizeof(struct aq_connection) == 144, "aq_connection");
+_Static_assert(sizeof(struct aq_unix_connection) == 256, "aq_unix_connection");
 _Static_assert(sizeof(struct aq_counters) == 64, "aq_counters");
 _Static_assert(sizeof(struct aq_slot) == 24, "aq_slot");
 _Static_assert(sizeof(struct aq_control) == 16, "aq_control");

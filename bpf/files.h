@@ -28,20 +28,25 @@ static __always_inline __u64 descriptor_key(struct task_struct *task, int fd)
 	return (__u64)task->tgid << 32 | (__u32)fd;
 }
 
-static __always_inline bool is_alive(__u64 address, const struct aq_file *entry)
+/* Whether a struct file, which may have gone or been used anew, is still the one with that inode. */
+static __always_inline bool is_referenced(struct file *file, __u64 inode)
 {
-	struct file *file = (struct file *)address;
 	long references;
 
-	if (address == entry->open_id)
-		return false; /* its end waits to be told */
-	if ((__u64)BPF_CORE_READ(file, f_inode) != entry->inode)
+	if ((__u64)BPF_CORE_READ(file, f_inode) != inode)
 		return false;
 	if (bpf_core_field_exists(struct file___ref, f_ref)) {
 		references = BPF_CORE_READ((struct file___ref *)file, f_ref.refcnt.counter);
 		return references >= 0;
 	}
 	return BPF_CORE_READ(file, f_count.counter) > 0;
+}
+
+static __always_inline bool is_alive(__u64 address, const struct aq_file *entry)
+{
+	if (address == entry->open_id)
+		return false; /* its end waits to be told */
+	return is_referenced((struct file *)address, entry->inode);
 }
 
 /* The end of an open, in the name of the process that opened. Counted only when it is offered to the ring. */
@@ -158,18 +163,24 @@ static __always_inline void handle_open(struct task_struct *task, const struct m
 	bpf_map_update_elem(&descriptors, &key, &address, BPF_ANY);
 }
 
-/* A descriptor has gone; its file too, when it was the last reference. */
-static __always_inline void handle_close(struct task_struct *task, int fd, __u32 flags)
+/* A descriptor has gone. The address of the file that it was of, or 0. */
+static __always_inline __u64 forget_descriptor(struct task_struct *task, int fd)
 {
 	__u64 key = descriptor_key(task, fd), address;
 	__u64 *known = bpf_map_lookup_elem(&descriptors, &key);
-	struct aq_file *entry;
 
 	if (!known)
-		return;
+		return 0;
 	address = *known;
 	bpf_map_delete_elem(&descriptors, &key);
-	entry = bpf_map_lookup_elem(&files, &address);
+	return address;
+}
+
+/* A descriptor of a file has gone; the file too, when it was the last reference. */
+static __always_inline void close_file(__u64 address, __u32 flags)
+{
+	struct aq_file *entry = bpf_map_lookup_elem(&files, &address);
+
 	if (entry && !is_alive(address, entry))
 		end_file(address, flags);
 }
@@ -180,7 +191,7 @@ static __always_inline void handle_dup(struct task_struct *task, int fd)
 	struct file *file = file_at(task, fd);
 	__u64 address = (__u64)file, key = descriptor_key(task, fd);
 
-	handle_close(task, fd, AQ_SEEN); /* dup2 onto an open one closes that */
+	close_file(forget_descriptor(task, fd), AQ_SEEN); /* dup2 onto an open one closes that */
 	if (file && bpf_map_lookup_elem(&files, &address))
 		bpf_map_update_elem(&descriptors, &key, &address, BPF_ANY);
 }

@@ -201,6 +201,7 @@ struct sock_common {
 };
 
 struct socket {
+	struct file *file;
 	struct sock *sk;
 };
 
@@ -209,7 +210,30 @@ struct sock {
 	__u16 sk_protocol;
 	__u16 sk_type;
 	int sk_err;
+	struct pid *sk_peer_pid;
+	unsigned char sk_userlocks; /* a bit field until 4.13 */
 	struct socket *sk_socket;
+};
+
+struct sockaddr_un {
+	__u16 sun_family;
+	char sun_path[108];
+};
+
+struct unix_address {
+	int len;
+	struct sockaddr_un name[];
+};
+
+struct unix_sock {
+	struct sock sk;
+	struct unix_address *addr;
+	struct sock *peer;
+};
+
+/* Until 6.4: sendfile to a socket goes by it, and past sock_send_length. */
+struct proto_ops {
+	void *sendpage;
 };
 
 /* A socket and its inode lie in one allocation (struct socket_alloc, include/net/sock.h). */
@@ -217,6 +241,9 @@ struct socket_alloc {
 	struct socket socket;
 	struct inode vfs_inode;
 };
+
+/* Since 6.3. */
+typedef void (*btf_trace_sock_send_length)(void *, struct sock *, int, int);
 
 struct seq_file;
 

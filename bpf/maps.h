@@ -4,6 +4,8 @@
 #define AGENTQUERY_MAPS_H
 
 #define FILES_MAX 16384
+#define SOCKETS_MAX 16384
+#define FLOWS_MAX 8192
 
 /* Hides a value from the compiler, so that the bound written after it is tested where the verifier needs it. */
 #define KEEP_BOUND(value) asm volatile("" : "+r"(value))
@@ -100,12 +102,34 @@ struct {
 	__type(value, __u64);
 } descriptors SEC(".maps");
 
+/* Sockets whose end is to be told. A table and no socket storage: at the exit of a system call the socket comes from the
+ * descriptor, and the verifier takes no pointer that was read there for a storage's owner. */
 struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct aq_owner);
-} owners SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, SOCKETS_MAX);
+	__type(key, __u64);
+	__type(value, struct aq_socket);
+} sockets SEC(".maps");
+
+/* UDP, by socket and peer; and which they are of each socket, for its end. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, FLOWS_MAX);
+	__type(key, struct aq_flow_key);
+	__type(value, struct aq_flow);
+} flows SEC(".maps");
+
+struct flow_place {
+	__u64 socket_id;
+	__u64 index;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, FLOWS_MAX);
+	__type(key, struct flow_place);
+	__type(value, struct aq_flow_key);
+} flow_places SEC(".maps");
 
 /* The record being made. One for each program that can interrupt, or be interrupted by, another. */
 #define SCRATCH_EXEC 0

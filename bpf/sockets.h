@@ -1,21 +1,44 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0 */
 /*
- * Outbound TCP. The owner is taken where the socket leaves CLOSE for SYN_SENT, which is in the task that connects, and
- * kept with the socket: its later states come in softirq, under whatever task runs there.
+ * Sockets: TCP, UDP (its flows are in flows.h) and UNIX.
+ *
+ * The owner is the process that connects, accepts or listens. It is taken at the call, or where a TCP socket leaves CLOSE,
+ * which is in the task that asks, be it by a call or by io_uring. TCP's later states come in softirq, under whatever task
+ * runs there, and its last one is its end. The others have no states that a program could hear: they end when the last
+ * reference to their file goes, as files do.
  */
 #ifndef AGENTQUERY_SOCKETS_H
 #define AGENTQUERY_SOCKETS_H
 
+#define AF_UNIX 1
 #define AF_INET 2
 #define AF_INET6 10
+#define SOCK_STREAM 1
+#define SOCK_DGRAM 2
 #define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+#define TCP_ESTABLISHED 1
 #define TCP_SYN_SENT 2
 #define TCP_CLOSE 7
+#define TCP_LISTEN 10
+#define SOCK_BINDPORT_LOCK 8 /* include/net/sock.h: the port was asked for */
+#define MSG_PEEK 2
+#define MSG_ERRQUEUE 0x2000
 #define EINPROGRESS 115
 #define EALREADY 114
 #define EISCONN 106
 #define EINTR 4
 #define ERESTARTSYS 512 /* include/linux/errno.h: what a signal makes of a call that may start anew */
+
+/* Whether the kernel tells of what goes through any socket, whatever call it was (since 6.3). */
+#define HOOKED bpf_core_type_exists(btf_trace_sock_send_length)
+
+enum transport {
+	NO_TRANSPORT,
+	TCP,
+	UDP,
+	UNIX,
+};
 
 struct address {
 	__u16 family;
@@ -24,17 +47,46 @@ struct address {
 	__u8 v6[16];
 };
 
+static __always_inline enum transport transport_of(struct sock *sk)
+{
+	__u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
+	__u16 protocol = BPF_CORE_READ(sk, sk_protocol), type = BPF_CORE_READ(sk, sk_type);
+
+	if (family == AF_UNIX)
+		return UNIX;
+	if (family != AF_INET && family != AF_INET6)
+		return NO_TRANSPORT;
+	if (protocol == IPPROTO_TCP && type == SOCK_STREAM)
+		return TCP;
+	return protocol == IPPROTO_UDP && type == SOCK_DGRAM ? UDP : NO_TRANSPORT;
+}
+
+/* The socket of a descriptor, if it is one. */
+static __always_inline struct sock *socket_at(struct task_struct *task, int fd, struct file **file)
+{
+	struct socket *socket;
+
+	*file = file_at(task, fd);
+	if (!*file || (BPF_CORE_READ(*file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
+		return NULL;
+	socket = BPF_CORE_READ(*file, private_data);
+	return BPF_CORE_READ(socket, sk);
+}
+
 static __always_inline void read_socket(struct aq_connection *record, struct sock *sk)
 {
 	struct socket *socket = BPF_CORE_READ(sk, sk_socket);
 
 	record->socket_id = (__u64)sk;
 	record->family = BPF_CORE_READ(sk, __sk_common.skc_family);
-	record->local_port = BPF_CORE_READ(sk, __sk_common.skc_num);
-	record->remote_port = bpf_ntohs(BPF_CORE_READ(sk, __sk_common.skc_dport));
 	record->net_ns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
 	if (socket)
 		record->inode = BPF_CORE_READ((struct socket_alloc *)socket, vfs_inode.i_ino);
+	if (record->family == AF_UNIX)
+		return;
+	record->protocol = BPF_CORE_READ(sk, sk_protocol);
+	record->local_port = BPF_CORE_READ(sk, __sk_common.skc_num);
+	record->remote_port = bpf_ntohs(BPF_CORE_READ(sk, __sk_common.skc_dport));
 	if (record->family == AF_INET6) {
 		BPF_CORE_READ_INTO(&record->local, sk, __sk_common.skc_v6_rcv_saddr);
 		BPF_CORE_READ_INTO(&record->remote, sk, __sk_common.skc_v6_daddr);
@@ -47,87 +99,491 @@ static __always_inline void read_socket(struct aq_connection *record, struct soc
 	}
 }
 
+static __always_inline void begin_step(struct aq_connection *record, __u8 step, const struct aq_owner *owner, struct sock *sk)
+{
+	COUNT(AQ_CONNECTION, seen);
+	begin_as(&record->header, AQ_CONNECTION, owner);
+	read_socket(record, sk);
+	record->step = step;
+	record->fd = -1;
+}
+
+int end_flows(__u64 socket_id);
+
+/* The end of a socket, once, in the name of its owner. One that cannot be told waits for the next sweep. */
+static __noinline int end_socket(__u64 key)
+{
+	struct aq_socket *found = bpf_map_lookup_elem(&sockets, &key);
+	struct aq_connection record = {};
+
+	if (!found)
+		return 0;
+	if (found->flows)
+		end_flows(found->socket_id);
+	COUNT(AQ_CONNECTION, seen);
+	begin_as(&record.header, AQ_CONNECTION, &found->owner);
+	record.socket_id = found->socket_id;
+	record.bytes_sent = found->bytes_sent;
+	record.bytes_received = found->bytes_received;
+	record.error = found->error;
+	record.fd = -1;
+	/* Only TCP has no inode here, and ends by its state. */
+	record.step = found->inode ? AQ_STEP_END : AQ_STEP_STATE;
+	record.state = TCP_CLOSE;
+	if (submit(&record.header, sizeof(record), true))
+		bpf_map_delete_elem(&sockets, &key);
+	else
+		found->ended = true;
+	return 0;
+}
+
+/* Takes the ownership of a TCP socket. */
+static __always_inline bool take_tcp(struct sock *sk, const struct aq_owner *owner)
+{
+	__u64 key = (__u64)sk;
+	struct aq_socket entry = { .socket_id = key, .owner = *owner };
+
+	return bpf_map_update_elem(&sockets, &key, &entry, BPF_ANY) == 0;
+}
+
+/* Takes the ownership of any other: its number, unlike an address, is never another's. */
+static __always_inline struct aq_socket *take_other(struct file *file, const struct aq_owner *owner)
+{
+	__u64 key = (__u64)file;
+	struct aq_socket entry = { .owner = *owner };
+
+	entry.inode = (__u64)BPF_CORE_READ(file, f_inode);
+	entry.socket_id = (__u64)(bpf_get_smp_processor_id() + 1) << 48 | next_sequence(OPENS);
+	if (bpf_map_update_elem(&sockets, &key, &entry, BPF_ANY))
+		return NULL;
+	return bpf_map_lookup_elem(&sockets, &key);
+}
+
+static __always_inline void remember_descriptor_of(struct task_struct *task, int fd, struct file *file)
+{
+	__u64 key = descriptor_key(task, fd), address = (__u64)file;
+
+	bpf_map_update_elem(&descriptors, &key, &address, BPF_ANY);
+}
+
+static __always_inline void remember_descriptor(int fd, struct file *file)
+{
+	remember_descriptor_of(bpf_get_current_task_btf(), fd, file);
+}
+
+/* The entry of a UDP socket, made when there is none. */
+static __always_inline struct aq_socket *udp_socket(struct file *file, int fd, const struct aq_owner *owner)
+{
+	__u64 key = (__u64)file;
+	struct aq_socket *found = bpf_map_lookup_elem(&sockets, &key);
+
+	if (found && !found->ended && found->inode == (__u64)BPF_CORE_READ(file, f_inode))
+		return found;
+	if (found)
+		end_socket(key);
+	remember_descriptor(fd, file);
+	return take_other(file, owner);
+}
+
+/* A descriptor of this file has gone; a socket ends with the last. */
+static __always_inline void close_socket(__u64 file)
+{
+	struct aq_socket *entry = bpf_map_lookup_elem(&sockets, &file);
+
+	if (entry && entry->inode && !is_referenced((struct file *)file, entry->inode))
+		end_socket(file);
+}
+
+static __always_inline void count_bytes(struct sock *sk, __u64 file, __u64 bytes, bool received)
+{
+	enum transport transport = transport_of(sk);
+	__u64 key = transport == TCP ? (__u64)sk : file;
+	struct aq_socket *entry;
+
+	if (transport != TCP && transport != UNIX)
+		return;
+	entry = bpf_map_lookup_elem(&sockets, &key);
+	if (entry)
+		__sync_fetch_and_add(received ? &entry->bytes_received : &entry->bytes_sent, bytes);
+}
+
+#include "flows.h"
+
+static __always_inline __u32 peer_pid(struct sock *sk)
+{
+	return BPF_CORE_READ(sk, sk_peer_pid, numbers[0].nr);
+}
+
+/* The name that a UNIX socket is bound to. */
+static __always_inline void read_name(struct aq_unix_connection *record, struct sock *sk)
+{
+	struct unix_address *address = BPF_CORE_READ((struct unix_sock *)sk, addr);
+	__u32 length;
+
+	if (!address)
+		return;
+	length = BPF_CORE_READ(address, len) - sizeof(__u16);
+	if (length > sizeof(record->path))
+		return;
+	record->path_length = length;
+	bpf_probe_read_kernel(record->path, length & 127, (void *)&address->name[0].sun_path);
+}
+
+static __always_inline struct aq_unix_connection *unix_scratch(__u32 which)
+{
+	struct aq_unix_connection *record = bpf_map_lookup_elem(&records, &which);
+
+	if (record)
+		__builtin_memset(record, 0, sizeof(*record));
+	return record;
+}
+
+/* A UNIX socket begins to be one that is told of; `name` of connect lies in the process. */
+static __noinline int unix_step(struct task_struct *task, const struct mark *mark, const struct call *call, int fd, long result)
+{
+	__u8 step = call ? call->operation == OP_LISTEN ? AQ_STEP_LISTEN : AQ_STEP_CONNECT : AQ_STEP_ACCEPT;
+	struct aq_unix_connection *record = unix_scratch(SCRATCH_CALL);
+	struct aq_socket *entry = NULL;
+	struct aq_owner owner;
+	struct file *file;
+	struct sock *sk;
+	__u64 key;
+
+	sk = socket_at(task, fd, &file);
+	if (!record || !sk)
+		return 0;
+	own(&owner, task, mark);
+	key = (__u64)file;
+	if (result >= 0) {
+		entry = bpf_map_lookup_elem(&sockets, &key);
+		if (entry && step == AQ_STEP_LISTEN && !entry->ended && entry->inode == (__u64)BPF_CORE_READ(file, f_inode))
+			return 0; /* again: another backlog */
+		if (entry)
+			end_socket(key);
+		remember_descriptor(fd, file);
+		entry = take_other(file, &owner);
+	}
+	begin_step(&record->connection, step, &owner, sk);
+	if (entry)
+		record->connection.socket_id = entry->socket_id;
+	record->connection.fd = fd;
+	record->connection.error = result < 0 ? -result : 0;
+	record->connection.state = step == AQ_STEP_LISTEN ? TCP_LISTEN : TCP_ESTABLISHED;
+	if (result >= 0 && step != AQ_STEP_LISTEN)
+		record->connection.remote_pid = peer_pid(sk);
+	if (step == AQ_STEP_CONNECT && call) {
+		__u64 length = call->arguments[2] - sizeof(__u16);
+
+		if (length > sizeof(record->path))
+			return 0;
+		record->path_length = length;
+		bpf_probe_read_user(record->path, length & 127, (void *)(call->arguments[1] + sizeof(__u16)));
+	} else {
+		read_name(record, sk);
+	}
+	if (result >= 0 && !entry)
+		record->connection.header.flags |= AQ_UNTRACKED;
+	submit(&record->connection.header, sizeof(*record), true);
+	return 0;
+}
+
 /* The connection goes on when connect does not wait for it, or no longer. */
 static __always_inline bool goes_on(long result)
 {
 	return result >= 0 || result == -EINPROGRESS || result == -EINTR || result == -ERESTARTSYS;
 }
 
-static __always_inline void handle_connect(struct task_struct *task, const struct mark *mark, const struct call *call, long result)
+static __noinline int handle_connect(struct task_struct *task, const struct mark *mark, const struct call *call, long result)
 {
-	struct file *file = file_at(task, call->arguments[0]);
 	struct aq_connection record = {};
 	struct address address = {};
 	__u64 length = call->arguments[2];
-	struct socket *socket;
+	enum transport transport;
+	struct aq_owner owner;
+	struct file *file;
 	struct sock *sk;
 
-	if (!file || (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
-		return;
-	socket = BPF_CORE_READ(file, private_data);
-	sk = BPF_CORE_READ(socket, sk);
-	if (!sk || BPF_CORE_READ(sk, sk_protocol) != IPPROTO_TCP)
-		return;
+	sk = socket_at(task, call->arguments[0], &file);
+	if (!sk)
+		return 0;
+	transport = transport_of(sk);
+	if (transport == NO_TRANSPORT)
+		return 0;
 	if (length > sizeof(address))
 		length = sizeof(address);
 	bpf_probe_read_user(&address, length & 31, (void *)call->arguments[1]);
-	if (address.family != AF_INET && address.family != AF_INET6)
-		return; /* AF_UNSPEC: a disconnect */
 	if (result == -EALREADY || result == -EISCONN)
-		return; /* asks after a connect that was shown */
-	COUNT(AQ_CONNECTION, seen);
-	begin(&record.header, AQ_CONNECTION, task, mark);
-	read_socket(&record, sk);
+		return 0; /* asks after a connect that was shown */
+	if (transport == UNIX) {
+		if (address.family == AF_UNIX && result != -ERESTARTSYS)
+			unix_step(task, mark, call, call->arguments[0], result);
+		return 0;
+	}
+	if (address.family != AF_INET && address.family != AF_INET6)
+		return 0; /* AF_UNSPEC: a disconnect */
+	if (transport == UDP && result == 0) {
+		begin_datagrams(task, mark, file, sk, call->arguments[0], false, call->compat);
+		count_datagram(call->arguments[1], NO_DATAGRAM);
+		return 0;
+	}
+	own(&owner, task, mark);
+	begin_step(&record, AQ_STEP_CONNECT, &owner, sk);
 	record.fd = call->arguments[0];
 	record.error = goes_on(result) ? 0 : -result;
 	if (record.error) {
 		/* What was asked for: the socket has forgotten it. */
 		record.remote_port = bpf_ntohs(address.port);
+		record.family = address.family;
 		if (address.family == AF_INET6)
 			__builtin_memcpy(record.remote, address.v6, 16);
 		else
 			__builtin_memcpy(record.remote, address.v4, 4);
 	}
 	submit(&record.header, sizeof(record), true);
+	return 0;
 }
 
-/* tcp_set_state */
+/* An accepted socket may have gone on by now, and go on while we look: the first to see a state tells it. */
+static __noinline int handle_accept(struct task_struct *task, const struct mark *mark, int fd)
+{
+	struct aq_connection record = {};
+	enum transport transport;
+	struct aq_owner owner;
+	struct file *file;
+	struct sock *sk;
+	__u64 key;
+
+	sk = socket_at(task, fd, &file);
+	if (!sk)
+		return 0;
+	transport = transport_of(sk);
+	if (transport == UNIX)
+		return unix_step(task, mark, NULL, fd, 0);
+	if (transport != TCP)
+		return 0;
+	own(&owner, task, mark);
+	key = (__u64)sk;
+	if (!take_tcp(sk, &owner))
+		record.header.flags = AQ_UNTRACKED;
+	begin_step(&record, AQ_STEP_ACCEPT, &owner, sk);
+	record.fd = fd;
+	record.state = BPF_CORE_READ(sk, __sk_common.skc_state);
+	if (record.state == TCP_CLOSE) {
+		record.error = BPF_CORE_READ(sk, sk_err);
+		bpf_map_delete_elem(&sockets, &key);
+	}
+	submit(&record.header, sizeof(record), true);
+	if (record.state != TCP_CLOSE && BPF_CORE_READ(sk, __sk_common.skc_state) != record.state) {
+		begin_step(&record, AQ_STEP_STATE, &owner, sk);
+		record.state = BPF_CORE_READ(sk, __sk_common.skc_state);
+		if (record.state == TCP_CLOSE) {
+			record.error = BPF_CORE_READ(sk, sk_err);
+			bpf_map_delete_elem(&sockets, &key);
+		}
+		submit(&record.header, sizeof(record), true);
+	}
+	return 0;
+}
+
+/* TCP: on_socket_state has told that it listens; here are the port, if it was left to the kernel, and the descriptor. */
+static __noinline int handle_listen(struct task_struct *task, const struct mark *mark, const struct call *call, long result)
+{
+	struct aq_connection record = {};
+	enum transport transport;
+	struct aq_owner owner;
+	struct file *file;
+	struct sock *sk;
+
+	sk = socket_at(task, call->arguments[0], &file);
+	if (!sk)
+		return 0;
+	transport = transport_of(sk);
+	if (transport == UNIX && result == 0)
+		return unix_step(task, mark, call, call->arguments[0], result);
+	if (transport != TCP)
+		return 0;
+	own(&owner, task, mark);
+	begin_step(&record, AQ_STEP_LISTEN, &owner, sk);
+	record.fd = call->arguments[0];
+	record.error = result < 0 ? -result : 0;
+	record.state = TCP_LISTEN;
+	submit(&record.header, sizeof(record), true);
+	return 0;
+}
+
+/* A UDP socket with a port that was asked for waits for whoever comes. */
+static __noinline int handle_bind(struct task_struct *task, const struct mark *mark, const struct call *call)
+{
+	struct aq_connection record = {};
+	struct address address = {};
+	struct aq_socket *entry;
+	struct aq_owner owner;
+	struct file *file;
+	struct sock *sk;
+
+	sk = socket_at(task, call->arguments[0], &file);
+	if (!sk || transport_of(sk) != UDP)
+		return 0;
+	bpf_probe_read_user(&address, 4, (void *)call->arguments[1]);
+	if (address.port == 0)
+		return 0;
+	own(&owner, task, mark);
+	entry = udp_socket(file, call->arguments[0], &owner);
+	begin_step(&record, AQ_STEP_LISTEN, &owner, sk);
+	if (entry)
+		record.socket_id = entry->socket_id;
+	else
+		record.header.flags |= AQ_UNTRACKED;
+	record.fd = call->arguments[0];
+	record.state = TCP_LISTEN;
+	submit(&record.header, sizeof(record), true);
+	return 0;
+}
+
+/* tcp_set_state, inet_csk_listen_start */
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(on_socket_state, struct sock *sk, int old, int new)
 {
 	struct aq_connection record = {};
 	struct task_struct *task;
-	struct aq_owner *owner;
+	struct aq_socket *entry;
+	struct aq_owner owner;
 	struct mark mark;
+	__u64 key = (__u64)sk;
 
-	if (sk->sk_protocol != IPPROTO_TCP)
+	if (sk->sk_protocol != IPPROTO_TCP || sk->sk_type != SOCK_STREAM)
 		return 0;
-	if (old == TCP_CLOSE && new == TCP_SYN_SENT) {
+	if (old == TCP_CLOSE && (new == TCP_SYN_SENT || new == TCP_LISTEN)) {
 		task = bpf_get_current_task_btf();
 		if (!is_shown(slot_of(task, &mark)))
 			return 0;
-		COUNT(AQ_CONNECTION, seen);
-		owner = bpf_sk_storage_get(&owners, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-		if (!owner) {
-			COUNT(AQ_CONNECTION, oversized); /* no memory: its states will not be seen, but connect will */
+		own(&owner, task, &mark);
+		if (!take_tcp(sk, &owner)) {
+			COUNT(AQ_CONNECTION, seen);
+			COUNT(AQ_CONNECTION, oversized); /* no room: its states will not be seen, but connect will */
 			return 0;
 		}
-		own(owner, task, &mark);
 	} else {
-		owner = bpf_sk_storage_get(&owners, sk, NULL, 0);
-		if (!owner)
+		entry = bpf_map_lookup_elem(&sockets, &key);
+		if (!entry || entry->ended)
 			return 0;
-		COUNT(AQ_CONNECTION, seen);
+		owner = entry->owner;
+		record.bytes_sent = entry->bytes_sent;
+		record.bytes_received = entry->bytes_received;
 	}
-	begin_as(&record.header, AQ_CONNECTION, owner);
-	read_socket(&record, sk);
-	record.fd = -1;
+	begin_step(&record, AQ_STEP_STATE, &owner, sk);
 	record.state = new;
-	if (new == TCP_CLOSE) {
-		record.error = BPF_CORE_READ(sk, sk_err);
-		bpf_sk_storage_delete(&owners, sk);
+	if (new != TCP_CLOSE) {
+		submit(&record.header, sizeof(record), true);
+		return 0;
 	}
-	submit(&record.header, sizeof(record), true);
+	record.error = BPF_CORE_READ(sk, sk_err);
+	if (submit(&record.header, sizeof(record), true)) {
+		bpf_map_delete_elem(&sockets, &key);
+	} else {
+		entry = bpf_map_lookup_elem(&sockets, &key);
+		if (entry) {
+			entry->error = record.error;
+			entry->ended = true;
+		}
+	}
+	return 0;
+}
+
+/* Bytes that no hook tells of. */
+static __noinline int count_by_call(struct task_struct *task, int fd, __u64 bytes, bool received)
+{
+	struct file *file;
+	struct sock *sk = socket_at(task, fd, &file);
+
+	if (sk)
+		count_bytes(sk, (__u64)file, bytes, received);
+	return 0;
+}
+
+/* sock_sendmsg, sock_recvmsg. Whoever has no mark leaves after one look-up. An agent's sockets are used by its own tasks,
+ * io_uring's workers too. */
+static __always_inline void count_at_socket(struct sock *sk, int bytes, bool received)
+{
+	if (bytes <= 0 || !bpf_task_storage_get(&marks, bpf_get_current_task_btf(), NULL, 0))
+		return;
+	count_bytes(sk, (__u64)BPF_CORE_READ(sk, sk_socket, file), bytes, received);
+}
+
+SEC("tp_btf/sock_send_length")
+int BPF_PROG(on_send, struct sock *sk, int bytes, int flags)
+{
+	count_at_socket(sk, bytes, false);
+	return 0;
+}
+
+SEC("tp_btf/sock_recv_length")
+int BPF_PROG(on_receive, struct sock *sk, int bytes, int flags)
+{
+	if (!(flags & (MSG_PEEK | MSG_ERRQUEUE)))
+		count_at_socket(sk, bytes, true);
+	return 0;
+}
+
+/* Something went through a descriptor: datagrams begin flows; of the rest only the bytes count, and those elsewhere where
+ * they can be. */
+static __noinline int handle_transfer(struct task_struct *task, const struct mark *mark, const struct call *call, long result)
+{
+	enum operation operation = call->operation;
+	bool received = operation == OP_READ || operation == OP_RECEIVE || operation == OP_RECVMSG || operation == OP_RECVMMSG;
+	enum transport transport;
+	struct file *file;
+	__u64 flags = 0;
+	struct sock *sk;
+
+	sk = socket_at(task, call->arguments[0], &file);
+	if (!sk)
+		return 0;
+	transport = transport_of(sk);
+	if (transport == NO_TRANSPORT || (transport != UDP && HOOKED))
+		return 0;
+	if (operation == OP_RECEIVE || operation == OP_RECVMMSG)
+		flags = call->arguments[3];
+	else if (operation == OP_RECVMSG)
+		flags = call->arguments[2];
+	if (flags & (MSG_PEEK | MSG_ERRQUEUE))
+		return 0;
+	begin_datagrams(task, mark, file, sk, call->arguments[0], received, call->compat);
+	if (operation == OP_SENDMMSG || operation == OP_RECVMMSG)
+		count_messages(call->arguments[1], result);
+	else if (transport != UDP)
+		count_bytes(sk, (__u64)file, result, received);
+	else if (operation == OP_SENDMSG || operation == OP_RECVMSG)
+		count_message(call->arguments[1], result);
+	else if (operation == OP_SEND || operation == OP_RECEIVE)
+		count_datagram(call->arguments[4], result);
+	else
+		count_datagram(0, result);
+	return 0;
+}
+
+static long sweep_flow(void *map, const struct aq_flow_key *key, struct aq_flow *flow, void *context)
+{
+	if (bpf_ktime_get_boot_ns() > flow->last_ns + FLOW_IDLE_NS)
+		end_flow_at(key->socket_id, flow->index);
+	return 0;
+}
+
+static long sweep_socket(void *map, const __u64 *key, struct aq_socket *entry, void *context)
+{
+	__u64 address = *key;
+
+	if (entry->ended || (entry->inode && !is_referenced((struct file *)address, entry->inode)))
+		end_socket(address);
+	return 0;
+}
+
+/* Run by the recorder: reports every socket that has ended unseen, and every flow that has come to rest. */
+SEC("raw_tp")
+int sweep_sockets(void *context)
+{
+	bpf_for_each_map_elem(&flows, sweep_flow, NULL, 0);
+	bpf_for_each_map_elem(&sockets, sweep_socket, NULL, 0);
 	return 0;
 }
 

@@ -52,7 +52,7 @@ pub enum EventKind {
     Close(Close),
     /// A file was changed by its name or by its descriptor.
     Change(Change),
-    /// `connect` returned, or a connection that the process owns changed its state.
+    /// Something happened to a socket that the process owns.
     Connection(Connection),
 }
 
@@ -216,7 +216,48 @@ pub enum TcpState {
     Closing,
 }
 
-/// A step in the life of an outbound TCP connection.
+/// What a socket speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Transport {
+    Tcp,
+    Udp,
+    Unix,
+}
+
+/// How a UDP flow began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlowStart {
+    /// By `connect`, and nothing was sent or received yet.
+    Connected,
+    /// Its first datagram was sent.
+    Sent,
+    /// Its first datagram was received.
+    Received,
+}
+
+/// What happened to a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// `connect` returned.
+    Connect,
+    /// A TCP socket came into a state.
+    State(TcpState),
+    /// `accept` returned a socket, which is in that state by now.
+    Accept(TcpState),
+    /// `listen` returned, or a UDP socket was bound to a port.
+    Listen,
+    /// A UDP flow began, or had its first datagram.
+    Flow(FlowStart),
+    /// A UDP flow came to its end.
+    FlowEnd,
+    /// The last reference to a UDP or UNIX socket went.
+    End,
+    /// It was there before recording began.
+    Found(TcpState),
+}
+
+/// A step in the life of a connection, a flow or a listening socket.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Connection {
     /// Identifies the socket while it lives.
@@ -225,18 +266,41 @@ pub struct Connection {
     pub inode: u64,
     /// Descriptor; -1 when not known at this step.
     pub fd: i32,
+    /// What it speaks.
+    pub transport: Transport,
     /// True for IPv6.
     pub v6: bool,
-    /// Own address.
+    /// Own address; of a UNIX socket nothing.
     pub local: std::net::SocketAddr,
-    /// The peer.
+    /// The peer; of a UNIX socket nothing.
     pub remote: std::net::SocketAddr,
-    /// The new state; `None` when `connect` itself returned.
-    pub state: Option<TcpState>,
-    /// errno: of `connect`, or of the socket when the state became `Close`; 0 for none.
+    /// Path of a UNIX socket, or `@` and its abstract name.
+    pub path: Option<String>,
+    /// Of a UNIX socket that was found: this end connected.
+    pub connected: bool,
+    /// Process at the other end of a UNIX socket; 0 when not known.
+    pub remote_pid: u32,
+    /// What happened.
+    pub step: Step,
+    /// errno: of the call, or of the socket when the state became `Close`; 0 for none.
     pub error: i32,
+    /// Bytes sent so far.
+    pub bytes_sent: u64,
+    /// Bytes received so far.
+    pub bytes_received: u64,
     /// Inode of the network namespace.
     pub net_ns: u32,
+}
+
+impl Connection {
+    /// The state that it came into, was accepted in or found in.
+    #[must_use]
+    pub fn state(&self) -> Option<TcpState> {
+        match self.step {
+            Step::State(state) | Step::Accept(state) | Step::Found(state) => Some(state),
+            _ => None,
+        }
+    }
 }
 
 /// Text from bytes that may be anything: valid UTF-8 stays, other bytes become `\xNN`.

@@ -31,6 +31,10 @@ use crate::value::Text;
 mod adopt;
 mod again;
 
+/// What an agent's sockets sent and received is known with their ends, which come after that of its last process: for so
+/// long its row waits for them.
+const SETTLE_NS: u64 = 2_000_000_000;
+
 /// A process of an instance.
 #[derive(Debug, Clone)]
 pub(super) struct Process {
@@ -60,6 +64,8 @@ pub(super) struct Instance {
     tracks_children: bool,
     alive: i64,
     changed: bool,
+    /// Its last process ended then, nanoseconds since boot.
+    ended_ns: Option<u64>,
 }
 
 /// The identity of this boot.
@@ -158,6 +164,7 @@ impl Engine {
             }
         }
         self.end_absent(read_until, boot_ns, collector);
+        self.connections.end_rested(boot_ns, &self.store);
         self.publish_instances(boot_ns, collector);
         self.files.end_left(boot_ns, &mut self.clock, &self.store);
     }
@@ -389,6 +396,7 @@ impl Engine {
             start_gap_ms,
             time_ns,
             processes_total: 1,
+            unexpected_connections: (!signature.expected_endpoints.is_empty()).then_some(0),
             ns_pid: Some(exec.ns_pid.into()),
             ..AgentRow::default()
         };
@@ -402,6 +410,7 @@ impl Engine {
             tracks_children: signature.child_process_tracking,
             alive: 1,
             changed: true,
+            ended_ns: None,
         };
         let process = Process {
             key: event.process,
@@ -560,16 +569,21 @@ impl Engine {
     /// Writes the rows of the instances that changed, and finishes those without a process.
     fn publish_instances(&mut self, boot_ns: u64, collector: &mut dyn Collector) {
         let store = Arc::clone(&self.store);
-        self.instances.retain(|_, instance| {
+        let connections = &self.connections;
+        self.instances.retain(|index, instance| {
             instance.row.processes = instance.alive;
-            if instance.alive > 0 {
+            let waits = instance.alive == 0 && {
+                let ended_ns = *instance.ended_ns.get_or_insert(boot_ns);
+                instance.row.state = Some("exited".into());
+                instance.row.end_time.get_or_insert(instance.row.time_ns / 1_000_000_000);
+                boot_ns < ended_ns + SETTLE_NS && connections.is_open(*index)
+            };
+            if instance.alive > 0 || waits {
                 if std::mem::take(&mut instance.changed) {
                     store.update(|state| state.live_agents.insert(instance.key, instance.row.clone()));
                 }
                 return true;
             }
-            instance.row.state = Some("exited".into());
-            instance.row.end_time.get_or_insert(instance.row.time_ns / 1_000_000_000);
             self.files.instance_ended(instance.row.agent_id, boot_ns);
             store.update(|state| {
                 state.live_agents.remove(instance.key);
@@ -577,13 +591,13 @@ impl Engine {
             });
             false
         });
-        collector.agents_live(self.instances.len());
+        collector.agents_live(self.instances.values().filter(|instance| instance.alive > 0).count());
     }
 }
 
 impl Process {
     fn identity(&self) -> Identity {
-        Identity { start_ns: self.key.start_ns, mark: Some(self.mark), main: self.main, id: 0 }
+        Identity { start_ns: self.key.start_ns, mark: Some(self.mark), main: self.main, ..Identity::default() }
     }
 }
 

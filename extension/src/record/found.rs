@@ -237,12 +237,14 @@ impl FromCell for &'static str {
 }
 
 /// The words that a row that can still change has in such fields.
-const WORDS: [&str; 20] = [
+const WORDS: [&str; 22] = [
     "running",
     "exec",
     "fork",
     "adopted",
     "tcp",
+    "udp",
+    "unix",
     "outbound",
     "inbound",
     "listen",
@@ -273,7 +275,7 @@ fn agent(cells: &Cells<'_>) -> AgentRow {
         agent_id agent display_name vendor category version role pid parent parent_agent_id process_eid name
         path cmdline cwd project uid gid username tty launched_by container_id state confidence evidence
         start_time end_time start_gap_ms exit_code time_ns processes processes_total connections_total
-        unexpected_connections files_read files_written files_created files_deleted ns_pid;
+        unexpected_connections bytes_sent bytes_received files_read files_written files_created files_deleted ns_pid;
     }
 }
 
@@ -291,8 +293,8 @@ fn connection(cells: &Cells<'_>, stored: &RunningRow) -> ConnectionRow {
     row! {
         ConnectionRow from cells:
         eid time_ns agent agent_id pid process_eid name fd socket family protocol transport direction
-        local_address local_port remote_address remote_port remote_host path endpoint_type service expected
-        state error start_time end_time net_namespace container_id;
+        local_address local_port remote_address remote_port remote_host path remote_pid endpoint_type service
+        expected state error start_time end_time bytes_sent bytes_received net_namespace container_id;
         uid: stored.owner, identity: stored.identity
     }
 }
@@ -312,8 +314,14 @@ mod tests {
     use crate::record::Store;
     use crate::tables::{self, ColumnType};
 
-    const IDENTITY: Identity =
-        Identity { start_ns: 5, mark: Some(Mark { slot: 6, generation: u32::MAX }), main: true, id: u64::MAX };
+    const IDENTITY: Identity = Identity {
+        start_ns: 5,
+        mark: Some(Mark { slot: 6, generation: u32::MAX }),
+        main: true,
+        id: u64::MAX,
+        sent: 1,
+        received: 2,
+    };
 
     /// A row in which every cell that is a row's own has a value.
     fn full(table: &'static dyn tables::Table) -> RunningRow {

@@ -1,12 +1,22 @@
 //! What the peer of a connection is, and whether the agent is expected to talk to it.
 
+use super::engine::Context;
 use super::rows::ConnectionRow;
 use crate::enrich::Meaning;
 use crate::enrich::endpoints::{EndpointType, Peer};
 use crate::identify::Catalogue;
 
-/// Judges a connection's peer by what is known of it now. Says whether it became one that is not expected.
-pub(super) fn judge(row: &mut ConnectionRow, catalogue: &Catalogue, meaning: &Meaning) -> bool {
+/// Judges a connection's peer by what is known of it now, and counts it when it became one that is not expected.
+pub(super) fn judge(row: &mut ConnectionRow, context: &mut Context<'_>) {
+    if became_unexpected(row, context.catalogue, context.meaning)
+        && let Some(instance) = context.instance.as_deref_mut()
+    {
+        *instance.row.unexpected_connections.get_or_insert(0) += 1;
+        instance.changed(context.time_ns);
+    }
+}
+
+fn became_unexpected(row: &mut ConnectionRow, catalogue: &Catalogue, meaning: &Meaning) -> bool {
     if row.direction == "listen" {
         return false; // there is none
     }
@@ -41,7 +51,7 @@ mod tests {
             direction,
             ..ConnectionRow::default()
         };
-        judge(&mut row, &Catalogue::builtin(), &Meaning::builtin());
+        became_unexpected(&mut row, &Catalogue::builtin(), &Meaning::builtin());
         row
     }
 
@@ -67,7 +77,7 @@ mod tests {
         let (catalogue, meaning) = (Catalogue::builtin(), Meaning::builtin());
         let mut row = judged("claude-code", None, "203.0.113.7", "outbound");
         row.remote_host = Some("evil.example".into());
-        assert!(judge(&mut row, &catalogue, &meaning));
-        assert!(!judge(&mut row, &catalogue, &meaning));
+        assert!(became_unexpected(&mut row, &catalogue, &meaning));
+        assert!(!became_unexpected(&mut row, &catalogue, &meaning));
     }
 }

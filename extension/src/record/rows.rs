@@ -3,6 +3,8 @@
 //! Fields are named as their columns; what they mean is said once, in the column's description.
 #![allow(missing_docs)]
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::log::Weigh;
@@ -23,6 +25,10 @@ pub struct Identity {
     pub main: bool,
     /// Of a connection or of an open.
     pub id: u64,
+    /// Of a connection: bytes that went before the collector began to count.
+    pub sent: u64,
+    /// The same of those received.
+    pub received: u64,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -61,6 +67,8 @@ pub struct AgentRow {
     pub processes_total: i64,
     pub connections_total: i64,
     pub unexpected_connections: Option<i64>,
+    pub bytes_sent: i64,
+    pub bytes_received: i64,
     pub files_read: i64,
     pub files_written: i64,
     pub files_created: i64,
@@ -130,6 +138,7 @@ pub struct ConnectionRow {
     pub remote_port: Option<i64>,
     pub remote_host: Option<Text>,
     pub path: Option<Text>,
+    pub remote_pid: Option<i64>,
     pub endpoint_type: Option<EndpointType>,
     pub service: Option<Text>,
     pub expected: Option<bool>,
@@ -137,12 +146,23 @@ pub struct ConnectionRow {
     pub error: Option<Text>,
     pub start_time: i64,
     pub end_time: Option<i64>,
+    pub bytes_sent: Option<i64>,
+    pub bytes_received: Option<i64>,
     pub net_namespace: Option<Text>,
     pub container_id: Option<Text>,
     /// Of the process; no column, but whose row it is.
     pub uid: Option<i64>,
     /// No column.
     pub identity: Identity,
+}
+
+impl ConnectionRow {
+    /// Address and port of the peer.
+    #[must_use]
+    pub fn peer(&self) -> Option<SocketAddr> {
+        let port = self.remote_port.and_then(|port| u16::try_from(port).ok())?;
+        Some(SocketAddr::new(self.remote_address.as_ref()?.parse().ok()?, port))
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -259,7 +279,12 @@ impl Weigh for ProcessRow {
 impl Weigh for ConnectionRow {
     fn weight(&self) -> usize {
         size_of::<Self>()
-            + texts([self.local_address.as_ref(), self.remote_address.as_ref(), self.net_namespace.as_ref()])
+            + texts([
+                self.local_address.as_ref(),
+                self.remote_address.as_ref(),
+                self.path.as_ref(),
+                self.net_namespace.as_ref(),
+            ])
     }
 }
 

@@ -3,7 +3,8 @@
 //! One writer, the recording thread; any number of readers. Locks are held to copy references, never while a row is
 //! matched or sent.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
@@ -19,8 +20,8 @@ use crate::value::Text;
 /// Memory for the finished rows of each table, in bytes: together with all else less than 100 MB.
 const AGENTS: usize = 2 << 20;
 const PROCESSES: usize = 18 << 20;
-const CONNECTIONS: usize = 6 << 20;
-const FILE_OPS: usize = 58 << 20;
+const CONNECTIONS: usize = 16 << 20;
+const FILE_OPS: usize = 48 << 20;
 
 /// Instances with a gap that are remembered after they have left memory.
 const GAPS: usize = 100;
@@ -31,6 +32,11 @@ pub trait Probe: Send + Sync {
     fn collector(&self) -> Vec<CollectorRow>;
     /// Bytes (read, written) so far of every open file, by the collector's id of the open.
     fn open_bytes(&self) -> HashMap<u64, (u64, u64)>;
+    /// Bytes (sent, received) so far over every socket, by the collector's id of it, and of every UDP flow, by its peer
+    /// too.
+    fn socket_bytes(&self) -> HashMap<(u64, Option<SocketAddr>), (u64, u64)> {
+        HashMap::new()
+    }
 }
 
 /// The rows that grow and the rows that live. Live rows are keyed by their eid (agents: by their process eid).
@@ -274,7 +280,22 @@ impl Store {
     /// Instances of agents, ended ones first.
     #[must_use]
     pub fn agents(&self) -> Snapshot<AgentRow> {
-        self.read(|state| state.agents.snapshot().and(state.live_agents.values().cloned().collect()))
+        let (ended, mut live) =
+            self.read(|state| (state.agents.snapshot(), state.live_agents.values().cloned().collect::<Vec<_>>()));
+        if !live.is_empty() {
+            let mut more: HashMap<i64, (i64, i64)> = HashMap::new();
+            for (row, (sent, received)) in self.open_connections() {
+                let more = more.entry(row.agent_id).or_default();
+                more.0 += sent;
+                more.1 += received;
+            }
+            for row in &mut live {
+                let (sent, received) = more.get(&row.agent_id).copied().unwrap_or_default();
+                row.bytes_sent += sent;
+                row.bytes_received += received;
+            }
+        }
+        ended.and(live)
     }
 
     /// Programs run by agents, ended ones first.
@@ -286,7 +307,43 @@ impl Store {
     /// Connections, ended ones first.
     #[must_use]
     pub fn connections(&self) -> Snapshot<ConnectionRow> {
-        self.read(|state| state.connections.snapshot().and(state.live_connections.values().cloned().collect()))
+        // The ended ones last: what ends meanwhile is there twice rather than not at all, and then the ended one counts.
+        let mut live = self.open_connections();
+        let (ended, gone) = self.read(|state| {
+            let gone: HashSet<i64> = live.iter().map(|(row, _)| row.eid).collect();
+            let here: HashSet<i64> = state.live_connections.values().map(|row| row.eid).collect();
+            (state.connections.snapshot(), gone.difference(&here).copied().collect::<HashSet<_>>())
+        });
+        live.retain(|(row, _)| !gone.contains(&row.eid));
+        let with_bytes = |(mut row, (sent, received)): (ConnectionRow, (i64, i64))| {
+            row.bytes_sent = row.bytes_sent.map(|bytes| bytes + sent);
+            row.bytes_received = row.bytes_received.map(|bytes| bytes + received);
+            row
+        };
+        ended.and(live.into_iter().map(with_bytes).collect())
+    }
+
+    /// Connections that live, each with the bytes (sent, received) that went since its row was written.
+    fn open_connections(&self) -> Vec<(ConnectionRow, (i64, i64))> {
+        let rows: Vec<_> = self.read(|state| state.live_connections.values().cloned().collect());
+        if rows.is_empty() {
+            return Vec::new();
+        }
+        let bytes = self.probe.get().map(|probe| probe.socket_bytes()).unwrap_or_default();
+        let more = |row: ConnectionRow| {
+            let peer = row.peer().filter(|_| row.transport == "udp");
+            let known = bytes.get(&(row.identity.id, peer)).filter(|_| row.end_time.is_none());
+            let more = |before: u64, counted: u64, shown: Option<i64>| {
+                let now = i64::try_from(before.saturating_add(counted)).unwrap_or(i64::MAX);
+                shown.map_or(0, |shown| (now - shown).max(0))
+            };
+            let identity = row.identity;
+            let more = known.map_or((0, 0), |(sent, received)| {
+                (more(identity.sent, *sent, row.bytes_sent), more(identity.received, *received, row.bytes_received))
+            });
+            (row, more)
+        };
+        rows.into_iter().map(more).collect()
     }
 
     /// File operations.

@@ -7,7 +7,7 @@ use crate::record::rows::CollectorRow;
 pub(super) static TABLE: Declaration<CollectorRow> = Declaration {
     info: Info {
         name: "agent_collector",
-        description: "One row for each kind of event: what the kernel saw, what came through, and what was lost where; and rows with a message alone: gap (what was not recorded), config and history (what is wrong with them). seen = submitted + filtered + ring_full + oversized + throttled, and submitted = received + in_flight.",
+        description: "One row for each kind of event: what the kernel saw, what came through, and what was lost where; and rows with a message alone: gap (what was not recorded), bytes (how those of connections are counted), config and history (what is wrong with them). seen = submitted + filtered + ring_full + oversized + throttled, and submitted = received + in_flight.",
         platforms: &["linux"],
         event_based: false,
         examples: &[
@@ -32,7 +32,7 @@ pub(super) static TABLE: Declaration<CollectorRow> = Declaration {
         text("degradation_reason", "Why it is not the best that there is; NULL when it is", |row| {
             (&row.degradation_reason).into()
         }),
-        text("event", "Kind of event, or gap, config or history", |row| (&row.event).into()),
+        text("event", "Kind of event, or gap, bytes, config or history", |row| (&row.event).into()),
         bigint("seen", "Events that the kernel side saw", |row| row.seen.into()),
         bigint("submitted", "Events put into the ring", |row| row.submitted.into()),
         bigint("filtered", "Events of no agent, or of the noise list", |row| row.filtered.into()),
@@ -42,9 +42,11 @@ pub(super) static TABLE: Declaration<CollectorRow> = Declaration {
             "Events lost because they were too large, or because what they tell of could not be read or remembered",
             |row| row.oversized.into(),
         ),
-        bigint("throttled", "Events left out to keep one instance from crowding out the others", |row| {
-            row.throttled.into()
-        }),
+        bigint(
+            "throttled",
+            "Events left out to keep one instance from crowding out the others, and datagrams to a 257th peer of one UDP socket",
+            |row| row.throttled.into(),
+        ),
         bigint("unsupported_abi", "System calls of another ABI, counted only", |row| row.unsupported_abi.into()),
         bigint("recursion_misses", "Runs that the kernel skipped", |row| row.recursion_misses.into()),
         bigint("received", "Events taken from the ring", |row| row.received.into()),

@@ -8,7 +8,7 @@ use crate::record::rows::ConnectionRow;
 pub(super) static TABLE: Declaration<ConnectionRow> = Declaration {
     info: Info {
         name: "agent_connections",
-        description: "One row for each connection, flow or listening socket of an agent's process, open or closed.",
+        description: "One row for each connection, flow or listening socket of an agent's process, open or closed: TCP and UNIX sockets that connected, failed to, or were accepted; of UDP what a socket exchanged with one peer until it was closed or rested for a minute.",
         platforms: &["linux"],
         event_based: false,
         examples: &[
@@ -47,7 +47,7 @@ pub(super) static TABLE: Declaration<ConnectionRow> = Declaration {
         bigint("fd", "Descriptor", |row| row.fd.into()),
         bigint("socket", "Inode of the socket; joins with process_open_sockets", |row| row.socket.into()),
         integer("family", "Address family: 2 is IPv4, 10 is IPv6, 1 is UNIX", |row| row.family.into()),
-        integer("protocol", "IP protocol: 6 is TCP, 17 is UDP", |row| row.protocol.into()),
+        integer("protocol", "IP protocol: 6 is TCP, 17 is UDP, 0 with a UNIX socket", |row| row.protocol.into()),
         text("transport", "tcp, udp or unix", |row| row.transport.into()),
         text("direction", "outbound, inbound or listen", |row| row.direction.into()),
         text("local_address", "Own address", |row| (&row.local_address).into()),
@@ -56,8 +56,14 @@ pub(super) static TABLE: Declaration<ConnectionRow> = Declaration {
         integer("remote_port", "Port of the peer", |row| row.remote_port.into()),
         text("remote_host", "Name of the peer", |row| (&row.remote_host).into()),
         text("host_source", "What told the name: sni, dns, hosts, getaddrinfo or signature", unknown),
-        text("path", "Path of a UNIX socket", |row| (&row.path).into()),
-        bigint("remote_pid", "Process at the other end of a local connection", unknown),
+        text(
+            "path",
+            "UNIX socket: its path as it was given to connect, or that it is bound to; an abstract name begins with @",
+            |row| (&row.path).into(),
+        ),
+        bigint("remote_pid", "Process at the other end of a UNIX socket, or the one that listens there", |row| {
+            row.remote_pid.into()
+        }),
         text(
             "endpoint_type",
             "What the peer is, by rules that can be added to: llm_api, source_control, package_registry, telemetry, mcp, cloud, localhost, private, ipc or unknown; NULL for a listening socket",
@@ -71,7 +77,7 @@ pub(super) static TABLE: Declaration<ConnectionRow> = Declaration {
         ),
         text(
             "state",
-            "connecting, established, closing, close_wait, time_wait, closed, listening, failed, or unknown: it was open when recording ended, and was not found when it began again",
+            "connecting, established, closing, close_wait, time_wait (for a minute, where this side closed first), closed, listening, failed, or unknown: it was open when recording ended, and was not found when it began again",
             |row| row.state.into(),
         ),
         text("error", "Why it failed or broke", |row| (&row.error).into()),
@@ -83,8 +89,12 @@ pub(super) static TABLE: Declaration<ConnectionRow> = Declaration {
         bigint("end_time", "End, UNIX seconds; NULL while it is open, and with state = unknown", |row| {
             row.end_time.into()
         }),
-        bigint("bytes_sent", "Bytes sent", unknown),
-        bigint("bytes_received", "Bytes received", unknown),
+        bigint("bytes_sent", "Bytes sent, so far while it is open; NULL of what is listened on", |row| {
+            row.bytes_sent.into()
+        }),
+        bigint("bytes_received", "Bytes received, so far while it is open; NULL of what is listened on", |row| {
+            row.bytes_received.into()
+        }),
         text("net_namespace", "Inode of the network namespace", |row| (&row.net_namespace).into()),
         text("tool_call_id", "Tool call of the agent that led to it", unknown),
         text("container_id", "Container in which it runs", |row| (&row.container_id).into()),

@@ -91,12 +91,18 @@ pub(super) static TABLE: Declaration<AgentRow> = Declaration {
         bigint("time_ns", "Last change of this row, UNIX nanoseconds", |row| row.time_ns.into()),
         bigint("processes", "Processes that run now", |row| row.processes.into()),
         bigint("processes_total", "Programs run so far", |row| row.processes_total.into()),
-        bigint("connections_total", "Connections made so far", |row| row.connections_total.into()),
+        bigint(
+            "connections_total",
+            "Connections made and accepted so far, failed ones too; a UDP socket that was connected and sent and received nothing is none",
+            |row| row.connections_total.into(),
+        ),
         bigint("unexpected_connections", "Connections to hosts that the signature does not expect", |row| {
             row.unexpected_connections.into()
         }),
-        bigint("bytes_sent", "Bytes sent over connections", unknown),
-        bigint("bytes_received", "Bytes received over connections", unknown),
+        bigint("bytes_sent", "Bytes sent over connections, those that are open too", |row| row.bytes_sent.into()),
+        bigint("bytes_received", "Bytes received over connections, those that are open too", |row| {
+            row.bytes_received.into()
+        }),
         bigint("files_read", "Files opened for reading", |row| row.files_read.into()),
         bigint("files_written", "Files opened for writing", |row| row.files_written.into()),
         bigint("files_created", "Files created", |row| row.files_created.into()),

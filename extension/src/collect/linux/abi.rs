@@ -42,6 +42,17 @@ pub const AQ_RMDIR: u32 = 5;
 pub const AQ_CHMOD: u32 = 6;
 pub const AQ_CHOWN: u32 = 7;
 pub const AQ_TRUNCATE: u32 = 8;
+pub const AQ_STEP_CONNECT: u32 = 0;
+pub const AQ_STEP_STATE: u32 = 1;
+pub const AQ_STEP_ACCEPT: u32 = 2;
+pub const AQ_STEP_LISTEN: u32 = 3;
+pub const AQ_STEP_FLOW: u32 = 4;
+pub const AQ_STEP_FLOW_END: u32 = 5;
+pub const AQ_STEP_END: u32 = 6;
+pub const AQ_STEP_FOUND: u32 = 7;
+pub const AQ_FLOW_CONNECTED: u32 = 0;
+pub const AQ_FLOW_SENT: u32 = 1;
+pub const AQ_FLOW_RECEIVED: u32 = 2;
 pub type __u8 = ::std::os::raw::c_uchar;
 pub type __u16 = ::std::os::raw::c_ushort;
 pub type __s32 = ::std::os::raw::c_int;
@@ -134,16 +145,27 @@ pub struct aq_connection {
     pub header: aq_header,
     pub socket_id: __u64,
     pub inode: __u64,
+    pub bytes_sent: __u64,
+    pub bytes_received: __u64,
     pub net_ns: __u32,
     pub error: __s32,
     pub fd: __s32,
+    pub remote_pid: __u32,
     pub local_port: __u16,
     pub remote_port: __u16,
+    pub step: __u8,
     pub state: __u8,
     pub family: __u8,
-    pub padding: [__u8; 6usize],
+    pub protocol: __u8,
     pub local: [__u8; 16usize],
     pub remote: [__u8; 16usize],
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct aq_unix_connection {
+    pub connection: aq_connection,
+    pub path_length: __u32,
+    pub path: [__u8; 108usize],
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -198,4 +220,37 @@ pub struct aq_file {
     pub bytes_read: __u64,
     pub bytes_written: __u64,
     pub owner: aq_owner,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct aq_socket {
+    pub socket_id: __u64,
+    pub inode: __u64,
+    pub bytes_sent: __u64,
+    pub bytes_received: __u64,
+    pub owner: aq_owner,
+    pub flows: __u32,
+    pub error: __s32,
+    pub ended: __u8,
+    pub padding: [__u8; 7usize],
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct aq_flow_key {
+    pub socket_id: __u64,
+    pub remote: [__u8; 16usize],
+    pub remote_port: __u16,
+    pub family: __u16,
+    pub padding: __u32,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct aq_flow {
+    pub bytes_sent: __u64,
+    pub bytes_received: __u64,
+    pub last_ns: __u64,
+    pub owner: aq_owner,
+    pub socket_key: __u64,
+    pub index: __u32,
+    pub datagrams: __u32,
 }

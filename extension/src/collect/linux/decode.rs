@@ -3,12 +3,12 @@
 //! Pure: bytes in, an [`Event`] or a [`DecodeError`] out. A record is never trusted further than its own length, for a
 //! cut or foreign one must not take the recorder down.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::abi;
 use crate::event::{
-    CallPath, Change, ChangeKind, Close, Connection, Event, EventKind, Exec, Exit, Fork, Mark, Open, OpenMode,
-    ProcessKey, TcpState, escape,
+    CallPath, Change, ChangeKind, Close, Connection, Event, EventKind, Exec, Exit, FlowStart, Fork, Mark, Open,
+    OpenMode, ProcessKey, Step, TcpState, Transport, escape,
 };
 
 const _: () = assert!(size_of::<abi::aq_header>() == 56);
@@ -18,15 +18,21 @@ const _: () = assert!(size_of::<abi::aq_exit>() == 64);
 const _: () = assert!(size_of::<abi::aq_open>() == 88);
 const _: () = assert!(size_of::<abi::aq_close>() == 80);
 const _: () = assert!(size_of::<abi::aq_change>() == 80);
-const _: () = assert!(size_of::<abi::aq_connection>() == 128);
+const _: () = assert!(size_of::<abi::aq_connection>() == 144);
+const _: () = assert!(size_of::<abi::aq_unix_connection>() == 256);
+const _: () = assert!(size_of::<abi::aq_socket>() == 72);
+const _: () = assert!(size_of::<abi::aq_flow_key>() == 32);
+const _: () = assert!(size_of::<abi::aq_flow>() == 64);
 const _: () = assert!(size_of::<abi::aq_counters>() == 64);
 const _: () = assert!(size_of::<abi::aq_slot>() == 24);
 const _: () = assert!(size_of::<abi::aq_control>() == 16);
 const _: () = assert!(size_of::<abi::aq_recorder>() == 32);
 const _: () = assert!(size_of::<abi::aq_file>() == 56);
 
-/// `AF_INET6` of Linux (`include/linux/socket.h`).
+/// Of Linux (`include/linux/socket.h`, `include/uapi/linux/in.h`).
+const AF_UNIX: u8 = 1;
 const AF_INET6: u8 = 10;
+const IPPROTO_UDP: u8 = 17;
 
 /// A record that is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -64,6 +70,14 @@ unsafe impl Raw for abi::aq_close {}
 unsafe impl Raw for abi::aq_change {}
 // SAFETY: as above.
 unsafe impl Raw for abi::aq_connection {}
+// SAFETY: as above.
+unsafe impl Raw for abi::aq_unix_connection {}
+// SAFETY: as above.
+unsafe impl Raw for abi::aq_socket {}
+// SAFETY: as above.
+unsafe impl Raw for abi::aq_flow_key {}
+// SAFETY: as above.
+unsafe impl Raw for abi::aq_flow {}
 // SAFETY: as above.
 unsafe impl Raw for abi::aq_counters {}
 // SAFETY: as above.
@@ -254,39 +268,86 @@ fn change(record: &[u8], flags: u32, truncated: bool) -> Result<EventKind, Decod
     }))
 }
 
+/// `include/net/tcp_states.h`.
+fn tcp_state(raw: u8) -> Result<TcpState, DecodeError> {
+    Ok(match raw {
+        1 => TcpState::Established,
+        2 => TcpState::SynSent,
+        // 12 is TCP_NEW_SYN_RECV, which only a request has that is no socket yet.
+        3 => TcpState::SynRecv,
+        4 => TcpState::FinWait1,
+        5 => TcpState::FinWait2,
+        6 => TcpState::TimeWait,
+        7 => TcpState::Close,
+        8 => TcpState::CloseWait,
+        9 => TcpState::LastAck,
+        10 => TcpState::Listen,
+        11 => TcpState::Closing,
+        other => return Err(DecodeError::Unknown("TCP state", other.into())),
+    })
+}
+
+fn step(raw: &abi::aq_connection) -> Result<Step, DecodeError> {
+    Ok(match u32::from(raw.step) {
+        abi::AQ_STEP_CONNECT => Step::Connect,
+        abi::AQ_STEP_STATE => Step::State(tcp_state(raw.state)?),
+        abi::AQ_STEP_ACCEPT => Step::Accept(tcp_state(raw.state)?),
+        abi::AQ_STEP_LISTEN => Step::Listen,
+        abi::AQ_STEP_FLOW => Step::Flow(match u32::from(raw.state) {
+            abi::AQ_FLOW_CONNECTED => FlowStart::Connected,
+            abi::AQ_FLOW_SENT => FlowStart::Sent,
+            abi::AQ_FLOW_RECEIVED => FlowStart::Received,
+            other => return Err(DecodeError::Unknown("start of a flow", other)),
+        }),
+        abi::AQ_STEP_FLOW_END => Step::FlowEnd,
+        abi::AQ_STEP_END => Step::End,
+        abi::AQ_STEP_FOUND => Step::Found(tcp_state(raw.state)?),
+        other => return Err(DecodeError::Unknown("step of a connection", other)),
+    })
+}
+
+/// An address as the kernel keeps it for a family.
+pub(super) fn address(family: u8, bytes: [u8; 16], port: u16) -> SocketAddr {
+    let [a, b, c, d, ..] = bytes;
+    let ip = if family == AF_INET6 { IpAddr::V6(bytes.into()) } else { IpAddr::V4(Ipv4Addr::new(a, b, c, d)) };
+    SocketAddr::new(ip, port)
+}
+
+/// The name of a UNIX socket: a path ends at its NUL, an abstract name begins with one; an unnamed socket has none.
+fn socket_name(record: &[u8]) -> Result<Option<String>, DecodeError> {
+    let raw: abi::aq_unix_connection = read(record)?;
+    let name = raw.path.get(..raw.path_length as usize).ok_or(DecodeError::Short(record.len()))?;
+    Ok(match name {
+        [] => None,
+        [0, name @ ..] => Some(format!("@{}", escape(name))),
+        path => Some(escape(path.split(|byte| *byte == 0).next().unwrap_or(path))),
+    })
+}
+
 fn connection(record: &[u8]) -> Result<EventKind, DecodeError> {
     let raw: abi::aq_connection = read(record)?;
-    // include/net/tcp_states.h; 12 is TCP_NEW_SYN_RECV, which no connecting socket has.
-    let state = match raw.state {
-        0 => None,
-        1 => Some(TcpState::Established),
-        2 => Some(TcpState::SynSent),
-        3 => Some(TcpState::SynRecv),
-        4 => Some(TcpState::FinWait1),
-        5 => Some(TcpState::FinWait2),
-        6 => Some(TcpState::TimeWait),
-        7 => Some(TcpState::Close),
-        8 => Some(TcpState::CloseWait),
-        9 => Some(TcpState::LastAck),
-        10 => Some(TcpState::Listen),
-        11 => Some(TcpState::Closing),
-        other => return Err(DecodeError::Unknown("TCP state", other.into())),
+    let step = step(&raw)?;
+    let transport = match (raw.family, raw.protocol) {
+        (AF_UNIX, _) => Transport::Unix,
+        (_, IPPROTO_UDP) => Transport::Udp,
+        _ => Transport::Tcp,
     };
-    let v6 = raw.family == AF_INET6;
-    let address = |bytes: [u8; 16], port| {
-        let [a, b, c, d, ..] = bytes;
-        let ip = if v6 { IpAddr::V6(Ipv6Addr::from(bytes)) } else { IpAddr::V4(Ipv4Addr::new(a, b, c, d)) };
-        SocketAddr::new(ip, port)
-    };
+    let named = transport == Transport::Unix && step != Step::End;
     Ok(EventKind::Connection(Connection {
         socket_id: raw.socket_id,
         inode: raw.inode,
         fd: raw.fd,
-        v6,
-        local: address(raw.local, raw.local_port),
-        remote: address(raw.remote, raw.remote_port),
-        state,
+        transport,
+        v6: raw.family == AF_INET6,
+        local: address(raw.family, raw.local, raw.local_port),
+        remote: address(raw.family, raw.remote, raw.remote_port),
+        path: if named { socket_name(record)? } else { None },
+        connected: raw.local_port != 0,
+        remote_pid: raw.remote_pid,
+        step,
         error: raw.error,
+        bytes_sent: raw.bytes_sent,
+        bytes_received: raw.bytes_received,
         net_ns: raw.net_ns,
     }))
 }

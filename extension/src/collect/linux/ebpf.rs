@@ -1,15 +1,17 @@
 //! Loading the programs, attaching them, and telling them what the recorder decided.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::CString;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, ProgramInput};
+use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, OpenObject, ProgramInput};
 
-use super::decode::{bytes_of, decode, kind_of, read};
+use super::decode::{address, bytes_of, decode, kind_of, read};
 use super::pins::Pins;
 use super::ring::{Ring, RingMap};
 use super::{abi, adopt};
@@ -44,6 +46,12 @@ const SAY_AT_LEAST: Duration = Duration::from_secs(1);
 /// must not wait for one more attachment.
 pub(super) const PROCESS_PROGRAMS: [&str; 4] = ["on_exit", "on_newtask", "on_exec", "on_socket_state"];
 pub(super) const CALL_PROGRAM: &str = "on_call";
+/// With it, and behind it, where the kernel has what they hook.
+pub(super) const BYTE_PROGRAMS: [&str; 2] = ["on_send", "on_receive"];
+/// What they hook.
+const BYTE_HOOKS: [&str; 2] = ["sock_send_length", "sock_recv_length"];
+/// Find what ended unseen.
+const SWEEPS: [&str; 2] = ["sweep", "sweep_sockets"];
 
 const KINDS: [&str; abi::AQ_KINDS as usize] = ["fork", "exec", "exit", "open", "close", "change", "connection"];
 
@@ -63,6 +71,7 @@ struct Shared {
 pub struct EbpfCollector {
     // Links first: programs are detached before their maps go.
     calls: Option<Link>,
+    bytes: Vec<Link>,
     processes: Vec<Link>, // held: they detach on drop
     ring: Ring,
     maps: Arc<Maps>,
@@ -100,8 +109,11 @@ struct Maps {
     literals: MapHandle,
     counters: MapHandle,
     files: MapHandle,
+    sockets: MapHandle,
+    flows: MapHandle,
     control: MapHandle,
     recorder: MapHandle,
+    counts_at_sockets: bool,
     programs: Vec<MapProgram>,
 }
 
@@ -169,6 +181,25 @@ pub(super) fn attach(object: &Object, name: &str) -> Result<Link, DegradationRea
     program.attach().map_err(|error| refused(name, &error))
 }
 
+/// Whether the kernel tells what goes through each socket.
+fn can_count_at_sockets() -> bool {
+    BYTE_HOOKS.iter().all(|hook| {
+        let Ok(name) = CString::new(*hook) else { return false };
+        // SAFETY: a string that ends; libbpf prefixes it with btf_trace_ and looks it up in the kernel's types.
+        let id = unsafe {
+            libbpf_rs::libbpf_sys::libbpf_find_vmlinux_btf_id(name.as_ptr(), libbpf_rs::libbpf_sys::BPF_TRACE_RAW_TP)
+        };
+        id > 0
+    })
+}
+
+/// Leaves out the programs whose hooks an older kernel has not.
+pub(super) fn leave_out(open: &mut OpenObject, counts_at_sockets: bool) {
+    for mut program in open.progs_mut().filter(|program| BYTE_PROGRAMS.iter().any(|name| program.name() == *name)) {
+        program.set_autoload(counts_at_sockets);
+    }
+}
+
 impl EbpfCollector {
     /// Loads and attaches.
     ///
@@ -188,6 +219,8 @@ impl EbpfCollector {
         if let Some(pins) = &pins {
             pins.take_maps(&mut open).map_err(|error| refused("pinned maps", &error))?;
         }
+        let counts_at_sockets = can_count_at_sockets();
+        leave_out(&mut open, counts_at_sockets);
         let object = open.load().map_err(|error| refused("load", &error))?;
         let programs = object
             .progs()
@@ -200,7 +233,10 @@ impl EbpfCollector {
             literals: map_named(&object, "literals")?,
             counters: map_named(&object, "counters")?,
             files: map_named(&object, "files")?,
+            sockets: map_named(&object, "sockets")?,
+            flows: map_named(&object, "flows")?,
             control: map_named(&object, "control")?,
+            counts_at_sockets,
             recorder: map_named(&object, "recorder")?,
             programs,
         };
@@ -209,6 +245,7 @@ impl EbpfCollector {
         let ring = Ring::new(events.as_fd(), events.max_entries()).map_err(|error| refused("ring", &error))?;
         let mut collector = Self {
             calls: None,
+            bytes: Vec::new(),
             processes: Vec::new(),
             ring,
             maps: Arc::new(maps),
@@ -319,6 +356,7 @@ impl EbpfCollector {
                 self.calls = Some(link);
                 self.attached_ns = Some(if since == 0 { boot_ns() } else { since });
                 self.shared.attached.store(true, Ordering::Relaxed);
+                self.attach_bytes();
             }
             Err(error) => {
                 tracing::error!(%error, "the hook on system calls does not attach: files and connections are not seen");
@@ -326,8 +364,23 @@ impl EbpfCollector {
         }
     }
 
+    fn attach_bytes(&mut self) {
+        for name in BYTE_PROGRAMS.into_iter().filter(|_| self.maps.counts_at_sockets) {
+            match self.attach(name) {
+                Ok(link) => self.bytes.push(link),
+                Err(error) => tracing::error!(%error, "bytes of connections are not counted"),
+            }
+        }
+    }
+
     fn detach_calls(&mut self) {
         self.calls = None;
+        self.bytes.clear();
+        for name in BYTE_PROGRAMS.into_iter().filter(|_| self.maps.counts_at_sockets) {
+            if let Some(Err(error)) = self.pins.as_ref().map(|pins| pins.detach(name)) {
+                tracing::error!(%error, "a hook on sockets stays attached");
+            }
+        }
         self.attached_ns = None;
         self.shared.attached.store(false, Ordering::Relaxed);
         if let Some(Err(error)) = self.pins.as_ref().map(|pins| pins.detach(CALL_PROGRAM)) {
@@ -567,9 +620,10 @@ impl EbpfCollector {
 
     fn run_sweep(&mut self) {
         let started = Instant::now();
-        let program = self.object.0.progs_mut().find(|program| program.name() == "sweep");
-        if let Some(Err(error)) = program.map(|program| program.test_run(ProgramInput::default())) {
-            tracing::error!(%error, "files that ended without a close cannot be found");
+        for program in self.object.0.progs_mut().filter(|program| SWEEPS.iter().any(|name| program.name() == *name)) {
+            if let Err(error) = program.test_run(ProgramInput::default()) {
+                tracing::error!(%error, "what ended without a close cannot be found");
+            }
         }
         self.sweep_wanted = false;
         self.swept = Instant::now();
@@ -636,6 +690,25 @@ impl EbpfProbe {
     }
 }
 
+impl EbpfProbe {
+    /// How bytes of connections are counted.
+    fn bytes_row(&self, mode: &Text) -> CollectorRow {
+        let how = if self.maps.counts_at_sockets {
+            "bytes of connections are counted at the sockets, whatever call was used"
+        } else {
+            "bytes of connections are counted by the results of system calls, for this kernel has no sock_send_length \
+             (Linux 6.3): those of io_uring are missing"
+        };
+        CollectorRow {
+            collector: "linux".into(),
+            mode: mode.clone(),
+            event: "bytes".into(),
+            message: Some(how.into()),
+            ..CollectorRow::default()
+        }
+    }
+}
+
 impl Probe for EbpfProbe {
     fn collector(&self) -> Vec<CollectorRow> {
         let waiting = self.waiting();
@@ -682,7 +755,26 @@ impl Probe for EbpfProbe {
                     ..CollectorRow::default()
                 }
             })
+            .chain([self.bytes_row(&mode)])
             .collect()
+    }
+
+    fn socket_bytes(&self) -> HashMap<(u64, Option<SocketAddr>), (u64, u64)> {
+        let socket = |key: Vec<u8>| {
+            let bytes = self.maps.sockets.lookup(&key, MapFlags::ANY).ok()??;
+            let socket: abi::aq_socket = read(&bytes).ok()?;
+            Some(((socket.socket_id, None), (socket.bytes_sent, socket.bytes_received)))
+        };
+        let flow = |key: Vec<u8>| {
+            let bytes = self.maps.flows.lookup(&key, MapFlags::ANY).ok()??;
+            let (key, flow) = (read::<abi::aq_flow_key>(&key).ok()?, read::<abi::aq_flow>(&bytes).ok()?);
+            let peer = address(u8::try_from(key.family).ok()?, key.remote, key.remote_port);
+            Some(((key.socket_id, Some(peer)), (flow.bytes_sent, flow.bytes_received)))
+        };
+        // Bounded, as below.
+        let of = |map: &MapHandle| 2 * map.max_entries() as usize;
+        let sockets = self.maps.sockets.keys().take(of(&self.maps.sockets)).filter_map(socket);
+        sockets.chain(self.maps.flows.keys().take(of(&self.maps.flows)).filter_map(flow)).collect()
     }
 
     fn open_bytes(&self) -> HashMap<u64, (u64, u64)> {

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{Engine, Exec, Process, gap_ms, name_of};
 use crate::collect::{self, Collector};
-use crate::event::{Event, EventKind, Mark, TcpState};
+use crate::event::{Event, EventKind, Mark, TcpState, Transport};
 use crate::record::clock::unix_ns;
 use crate::record::found::Again;
 use crate::record::rows::ProcessRow;
@@ -127,7 +127,8 @@ impl Engine {
         let mut ports = Ports::default();
         for event in open {
             if let EventKind::Connection(socket) = &event.kind
-                && socket.state == Some(TcpState::Listen)
+                && socket.transport == Transport::Tcp
+                && socket.state() == Some(TcpState::Listen)
             {
                 ports.of(socket.net_ns, event.process.pid).insert(socket.local.port());
             }

@@ -171,6 +171,7 @@ impl Engine {
             tracks_children: signature.is_none_or(|signature| signature.child_process_tracking),
             alive: 0,
             changed: true,
+            ended_ns: None,
             row,
         };
         Some((index, instance))
@@ -216,7 +217,10 @@ impl Engine {
                 state.processes.push(ProcessRow { state: UNKNOWN, ..row });
             }
             for row in left.connections {
-                state.connections.push(ConnectionRow { state: UNKNOWN, ..row });
+                // Of one that had ended everything is known.
+                let end = if row.state == "time_wait" { "closed" } else { row.state };
+                let end = if row.end_time.is_some() { end } else { UNKNOWN };
+                state.connections.push(ConnectionRow { state: end, ..row });
             }
             // One that lived on and has ended since has its row.
             for row in state.agents.snapshot().iter().chain(state.live_agents.values()) {
@@ -238,6 +242,8 @@ impl Instance {
         let row = &mut self.row;
         row.processes_total += (before.processes_total - processes).max(0);
         row.connections_total += (before.connections_total - connections).max(0);
+        row.bytes_sent += before.bytes_sent;
+        row.bytes_received += before.bytes_received;
         row.files_read += before.files_read;
         row.files_written += before.files_written;
         row.files_created += before.files_created;

@@ -6,7 +6,7 @@
 
 use super::{Engine, Process};
 use crate::collect::Collector;
-use crate::event::{Event, EventKind, ProcessKey, TcpState};
+use crate::event::{Event, EventKind, ProcessKey, Step, TcpState};
 use crate::record::inspect::{Program, Standing};
 use crate::record::rows::ProcessRow;
 use crate::value::Text;
@@ -60,7 +60,11 @@ impl Engine {
         let acts = match &event.kind {
             EventKind::Close(_) => false,
             // Later states come in the name of the owner, who may have ended.
-            EventKind::Connection(step) => matches!(step.state, None | Some(TcpState::SynSent)),
+            EventKind::Connection(step) => match step.step {
+                Step::State(state) => matches!(state, TcpState::SynSent | TcpState::Listen),
+                Step::Connect | Step::Accept(_) | Step::Listen | Step::Flow(_) => true,
+                Step::FlowEnd | Step::End | Step::Found(_) => false,
+            },
             _ => true,
         };
         if !acts {

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::collect::{CollectError, Place};
-use crate::event::{CallPath, Change, ChangeKind, Close, Connection, Open, OpenMode, TcpState};
+use crate::event::{
+    CallPath, Change, ChangeKind, Close, Connection, FlowStart, Open, OpenMode, Step, TcpState, Transport,
+};
 use crate::record::Probe;
 use crate::record::inspect::{Program, Standing};
 use crate::record::rows::{CollectorRow, ConnectionRow, FileOpRow};
@@ -435,18 +437,29 @@ fn a_symlinks_name_is_what_was_made() {
     assert_eq!((&*row.path, row.dest_path.as_deref()), ("../target", Some("/nowhere/link")));
 }
 
-fn step(state: Option<TcpState>, error: i32) -> EventKind {
-    EventKind::Connection(Connection {
+fn connection(step: Step, error: i32) -> Connection {
+    Connection {
         socket_id: 1,
         inode: 2,
-        fd: if state.is_none() { 4 } else { -1 },
+        fd: if matches!(step, Step::State(_)) { -1 } else { 4 },
+        transport: Transport::Tcp,
         v6: false,
         local: "127.0.0.1:5000".parse().unwrap(),
         remote: "192.0.2.1:443".parse().unwrap(),
-        state,
+        path: None,
+        connected: false,
+        remote_pid: 0,
+        step,
         error,
+        bytes_sent: 0,
+        bytes_received: 0,
         net_ns: 1,
-    })
+    }
+}
+
+/// A state, or the return of connect.
+fn step(state: Option<TcpState>, error: i32) -> EventKind {
+    EventKind::Connection(connection(state.map_or(Step::Connect, Step::State), error))
 }
 
 #[test]
@@ -511,4 +524,90 @@ fn without_a_route_there_is_a_row_all_the_same() {
         (bench.connections()[0].state, bench.connections()[0].error.as_deref()),
         ("failed", Some("ENETUNREACH"))
     );
+}
+
+#[test]
+fn the_side_that_closes_first_rests_for_a_minute() {
+    let mut bench = Bench::new();
+    bench.feed(10, exec_of(1, CLAUDE, &["claude"]));
+    bench.feed(10, step(Some(TcpState::SynSent), 0));
+    bench.feed(10, step(None, 0));
+    for state in [TcpState::Established, TcpState::FinWait1, TcpState::FinWait2] {
+        bench.feed(10, step(Some(state), 0));
+    }
+    assert_eq!(bench.connections()[0].state, "closing");
+    bench.feed(10, step(Some(TcpState::Close), 0));
+    let row = bench.connections().remove(0);
+    assert_eq!((row.state, row.end_time.is_some()), ("time_wait", true));
+    // The kernel's socket is used anew meanwhile.
+    bench.feed(10, step(Some(TcpState::SynSent), 0));
+    assert_eq!(bench.connections().len(), 2);
+    bench.now += 61_000_000_000;
+    bench.feed(10, step(Some(TcpState::Established), 0));
+    let rows = bench.connections();
+    assert_eq!((rows.len(), rows[0].state, rows[0].end_time), (2, "closed", row.end_time));
+    assert!(bench.engine.store.update(|state| state.live_connections.get(row.eid).is_none()));
+}
+
+#[test]
+fn an_accepted_connection_is_inbound_and_may_be_half_closed_by_then() {
+    let mut bench = Bench::new();
+    bench.feed(10, exec_of(1, CLAUDE, &["claude"]));
+    bench.feed(10, EventKind::Connection(connection(Step::Accept(TcpState::CloseWait), 0)));
+    let row = bench.connections().remove(0);
+    assert_eq!((row.direction, row.state, row.fd), ("inbound", "close_wait", Some(4)));
+    bench.feed(10, step(Some(TcpState::LastAck), 0));
+    let sent = Connection { bytes_sent: 5, bytes_received: 7, ..connection(Step::State(TcpState::Close), 0) };
+    bench.feed(10, EventKind::Connection(sent));
+    let row = bench.connections().remove(0);
+    assert_eq!((row.state, row.bytes_sent, row.bytes_received), ("closed", Some(5), Some(7)));
+    let agent = bench.agents().remove(0);
+    assert_eq!((agent.connections_total, agent.bytes_sent, agent.bytes_received), (1, 5, 7));
+    // One that was reset before it was accepted.
+    bench.feed(10, EventKind::Connection(connection(Step::Accept(TcpState::Close), 104)));
+    let row = bench.connections().remove(1);
+    assert_eq!((row.state, row.error.as_deref(), row.end_time.is_some()), ("closed", Some("ECONNRESET"), true));
+}
+
+#[test]
+fn what_is_listened_on_is_no_connection() {
+    let mut bench = Bench::new();
+    bench.feed(10, exec_of(1, CLAUDE, &["claude"]));
+    bench.feed(10, step(Some(TcpState::Listen), 0));
+    bench.feed(10, EventKind::Connection(connection(Step::Listen, 0)));
+    let row = bench.connections().remove(0);
+    assert_eq!((row.direction, row.state, row.fd, row.bytes_sent), ("listen", "listening", Some(4), None));
+    assert_eq!((row.local_port, row.remote_port), (Some(5000), None));
+    bench.feed(10, step(Some(TcpState::Close), 0));
+    assert_eq!(bench.connections()[0].state, "closed");
+    // The port was taken after all: the call says so when the state has gone back.
+    bench.feed(10, step(Some(TcpState::Listen), 0));
+    bench.feed(10, step(Some(TcpState::Close), 0));
+    bench.feed(10, EventKind::Connection(connection(Step::Listen, 98)));
+    let row = bench.connections().remove(1);
+    assert_eq!((row.state, row.error.as_deref()), ("failed", Some("EADDRINUSE")));
+    assert_eq!(bench.agents()[0].connections_total, 0);
+}
+
+#[test]
+fn a_flow_is_a_connection_with_its_first_datagram() {
+    let mut bench = Bench::new();
+    bench.feed(10, exec_of(1, CLAUDE, &["claude"]));
+    let flow = |step: Step, port: u16, bytes_sent: u64| {
+        let remote = ([192, 0, 2, 1], port).into();
+        EventKind::Connection(Connection { transport: Transport::Udp, remote, bytes_sent, ..connection(step, 0) })
+    };
+    bench.feed(10, flow(Step::Flow(FlowStart::Connected), 53, 0));
+    bench.feed(10, flow(Step::Flow(FlowStart::Connected), 54, 0));
+    assert_eq!(bench.agents()[0].connections_total, 0);
+    bench.feed(10, flow(Step::Flow(FlowStart::Sent), 53, 9));
+    bench.feed(10, flow(Step::Flow(FlowStart::Sent), 55, 1));
+    assert_eq!((bench.connections().len(), bench.agents()[0].connections_total), (3, 2));
+    bench.feed(10, flow(Step::FlowEnd, 53, 20));
+    bench.feed(10, flow(Step::End, 0, 0));
+    let mut rows = bench.connections();
+    rows.sort_by_key(|row| row.remote_port);
+    let rows: Vec<_> = rows.iter().map(|row| (row.remote_port, row.state, row.bytes_sent)).collect();
+    assert_eq!(rows, [(Some(53), "closed", Some(20)), (Some(54), "closed", Some(0)), (Some(55), "closed", Some(1))]);
+    assert_eq!(bench.agents()[0].bytes_sent, 21);
 }

@@ -1,5 +1,7 @@
 //! Records as the kernel writes them, made by hand; and bytes as nobody writes them.
 
+use std::net::Ipv6Addr;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -125,27 +127,57 @@ fn a_connection_has_the_addresses_of_its_family() {
     let connection = |family: u8, state: u8, remote: [u8; 16]| {
         let mut record = header(abi::AQ_CONNECTION, 0);
         record.extend(1_u64.to_ne_bytes());
-        record.extend(2_u64.to_ne_bytes());
-        for word in [3_u32, 111, u32::MAX] {
+        for long in [2_u64, 30, 40] {
+            record.extend(long.to_ne_bytes());
+        }
+        for word in [3_u32, 111, u32::MAX, 0] {
             record.extend(word.to_ne_bytes());
         }
         record.extend(4000_u16.to_ne_bytes());
         record.extend(443_u16.to_ne_bytes());
-        record.extend([state, family, 0, 0, 0, 0, 0, 0]);
+        record.extend([u8::from(state != 0), state, family, 6]);
         record.extend([0; 16]);
         record.extend(remote);
         decode(&record)
     };
     let remote = std::array::from_fn(|index| if index < 4 { [192, 0, 2, 1][index] } else { 0 });
     let EventKind::Connection(v4) = connection(2, 0, remote).unwrap().kind else { panic!() };
-    assert_eq!((v4.remote.to_string().as_str(), v4.state, v4.error, v4.fd), ("192.0.2.1:443", None, 111, -1));
+    assert_eq!((v4.remote.to_string().as_str(), v4.step, v4.error, v4.fd), ("192.0.2.1:443", Step::Connect, 111, -1));
+    assert_eq!((v4.bytes_sent, v4.bytes_received, v4.transport), (30, 40, Transport::Tcp));
     let EventKind::Connection(v6) =
         connection(10, 7, "2001:db8::1".parse::<Ipv6Addr>().unwrap().octets()).unwrap().kind
     else {
         panic!()
     };
-    assert_eq!((v6.remote.to_string().as_str(), v6.state), ("[2001:db8::1]:443", Some(TcpState::Close)));
+    assert_eq!((v6.remote.to_string().as_str(), v6.step), ("[2001:db8::1]:443", Step::State(TcpState::Close)));
     assert_eq!(connection(2, 12, remote), Err(DecodeError::Unknown("TCP state", 12)));
+}
+
+#[test]
+fn a_unix_socket_has_its_name() {
+    let connection = |name: &[u8], length: u32| {
+        let mut record = header(abi::AQ_CONNECTION, 0);
+        record.extend([0; 32]);
+        for word in [3_u32, 2, 5, 77] {
+            record.extend(word.to_ne_bytes());
+        }
+        record.extend([0, 0, 0, 0, 0, 0, 1, 0]);
+        record.extend([0; 32]);
+        record.extend(length.to_ne_bytes());
+        record.extend(name);
+        record.resize(256, 0);
+        decode(&record).map(|event| event.kind)
+    };
+    let name = |bytes: &[u8], length: u32| {
+        let EventKind::Connection(unix) = connection(bytes, length).unwrap() else { panic!() };
+        assert_eq!((unix.transport, unix.remote_pid, unix.error, unix.fd), (Transport::Unix, 77, 2, 5));
+        unix.path
+    };
+    assert_eq!(name(b"/run/a.sock\0rest", 16).as_deref(), Some("/run/a.sock"));
+    assert_eq!(name(b"\0abstract", 9).as_deref(), Some("@abstract"));
+    assert_eq!(name(&[b'x'; 108], 108), Some("x".repeat(108)));
+    assert_eq!(name(b"", 0), None);
+    assert!(matches!(connection(b"x", 109), Err(DecodeError::Short(_))));
 }
 
 #[test]
