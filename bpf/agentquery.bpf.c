@@ -20,6 +20,8 @@
 #include "process.h"
 #include "calls.h"
 #include "files.h"
+#include "names.h"
+#include "lookups.h"
 #include "sockets.h"
 #include "adopt.h"
 
@@ -69,10 +71,23 @@ int BPF_PROG(on_call, struct pt_regs *regs, long result)
 		handle_dup(task, result);
 		break;
 	case OP_READ:
+	case OP_READV:
 		handle_bytes(task, call.arguments[0], result, false);
+		handle_received(task, &mark, &call, result, compat);
 		break;
 	case OP_WRITE:
+	case OP_WRITEV:
 		handle_bytes(task, call.arguments[0], result, true);
+		handle_sent(task, &mark, &call, result, compat);
+		break;
+	case OP_SENDTO:
+	case OP_SENDMSG:
+		handle_sent(task, &mark, &call, result, compat);
+		break;
+	case OP_RECVFROM:
+	case OP_RECVMSG:
+	case OP_RECVMMSG:
+		handle_received(task, &mark, &call, result, compat);
 		break;
 	case OP_SENDFILE:
 		handle_bytes(task, call.arguments[1], result, false);

@@ -46,6 +46,13 @@ enum operation {
 	OP_FTRUNCATE,
 	OP_CONNECT,
 	OP_UNSUPPORTED, /* counted, not decoded */
+	OP_READV,
+	OP_WRITEV,
+	OP_SENDTO,
+	OP_SENDMSG,
+	OP_RECVFROM,
+	OP_RECVMSG,
+	OP_RECVMMSG,
 };
 
 #if defined(__TARGET_ARCH_x86)
@@ -82,14 +89,14 @@ static const volatile __u8 native_calls[CALLS] = {
 	[__NR_fcntl] = OP_FCNTL,
 	[__NR_read] = OP_READ,
 	[__NR_pread64] = OP_READ,
-	[__NR_readv] = OP_READ,
+	[__NR_readv] = OP_READV,
 	[__NR_preadv] = OP_READ,
-	[__NR_preadv2] = OP_READ,
+	[__NR_preadv2] = OP_READV,
 	[__NR_write] = OP_WRITE,
 	[__NR_pwrite64] = OP_WRITE,
-	[__NR_writev] = OP_WRITE,
+	[__NR_writev] = OP_WRITEV,
 	[__NR_pwritev] = OP_WRITE,
-	[__NR_pwritev2] = OP_WRITE,
+	[__NR_pwritev2] = OP_WRITEV,
 	[__NR_sendfile] = OP_SENDFILE,
 	[__NR_copy_file_range] = OP_COPY_RANGE,
 	[__NR_splice] = OP_COPY_RANGE,
@@ -106,6 +113,11 @@ static const volatile __u8 native_calls[CALLS] = {
 	[__NR_truncate] = OP_TRUNCATE,
 	[__NR_ftruncate] = OP_FTRUNCATE,
 	[__NR_connect] = OP_CONNECT,
+	[__NR_sendto] = OP_SENDTO,
+	[__NR_sendmsg] = OP_SENDMSG,
+	[__NR_recvfrom] = OP_RECVFROM,
+	[__NR_recvmsg] = OP_RECVMSG,
+	[__NR_recvmmsg] = OP_RECVMMSG,
 };
 
 #if defined(__TARGET_ARCH_x86)
@@ -159,6 +171,8 @@ static const volatile __u8 compat_calls[CALLS] = {
 	[334 /* pwritev */] = OP_WRITE,
 	[353 /* renameat2 */] = OP_RENAMEAT2,
 	[362 /* connect */] = OP_CONNECT,
+	[369 /* sendto */] = OP_SENDTO,
+	[371 /* recvfrom */] = OP_RECVFROM,
 	[377 /* copy_file_range */] = OP_COPY_RANGE,
 	[378 /* preadv2 */] = OP_READ,
 	[379 /* pwritev2 */] = OP_WRITE,

@@ -113,6 +113,7 @@ int BPF_PROG(on_socket_state, struct sock *sk, int old, int new)
 			return 0;
 		}
 		own(owner, task, &mark);
+		expect_names(sk);
 	} else {
 		owner = bpf_sk_storage_get(&owners, sk, NULL, 0);
 		if (!owner)
@@ -126,6 +127,7 @@ int BPF_PROG(on_socket_state, struct sock *sk, int old, int new)
 	if (new == TCP_CLOSE) {
 		record.error = BPF_CORE_READ(sk, sk_err);
 		bpf_sk_storage_delete(&owners, sk);
+		forget_names(sk);
 	}
 	submit(&record.header, sizeof(record), true);
 	return 0;

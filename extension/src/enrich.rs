@@ -3,6 +3,7 @@
 pub mod container;
 pub mod errno;
 pub mod mask;
+pub mod names;
 pub mod noise;
 pub mod project;
 pub mod resolve;

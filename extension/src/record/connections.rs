@@ -9,6 +9,7 @@ use std::collections::HashMap;
 
 use super::Store;
 use super::engine::{Context, Process};
+use super::names::{Named, is_better};
 use super::rows::{ConnectionRow, Identity};
 use crate::enrich::errno;
 use crate::event::{Connection, Event, EventKind, ProcessKey, TcpState};
@@ -125,6 +126,9 @@ impl Connections {
         let mut row = before.unwrap_or_else(|| {
             let mut row = begin(step, &mut context);
             row.fd = Some(step.fd.into());
+            if inbound || state == TcpState::Listen {
+                (row.remote_host, row.host_source) = (None, None);
+            }
             if state == TcpState::Listen {
                 row.direction = "listen";
                 row.remote_address = None;
@@ -146,6 +150,18 @@ impl Connections {
         // A call that has returned told the descriptor.
         let returned = row.fd.is_some();
         self.live.insert(row.identity.id, Live { owner, row, ended: false, returned });
+    }
+
+    /// The name of a connection's peer was told; false when it is of no use.
+    pub(super) fn name(&mut self, socket_id: u64, name: &Named, store: &Store) -> bool {
+        let Some(live) = self.live.get_mut(&socket_id) else { return false };
+        if live.row.direction != "outbound" || !is_better(name.source, live.row.host_source) {
+            return false;
+        }
+        set_name(&mut live.row, name);
+        let row = live.row.clone();
+        store.update(|state| state.live_connections.insert(row.eid, row));
+        true
     }
 
     /// Whether a connection of that inode lives.
@@ -210,6 +226,11 @@ fn set_local(row: &mut ConnectionRow, step: &Connection) {
     }
 }
 
+fn set_name(row: &mut ConnectionRow, name: &Named) {
+    row.remote_host = Some(name.host.clone());
+    row.host_source = Some(name.source);
+}
+
 fn begin(step: &Connection, context: &mut Context<'_>) -> ConnectionRow {
     let mut row = ConnectionRow {
         eid: context.clock.next_eid(),
@@ -230,6 +251,9 @@ fn begin(step: &Connection, context: &mut Context<'_>) -> ConnectionRow {
         ..ConnectionRow::default()
     };
     set_local(&mut row, step);
+    if let Some(name) = context.names.of(context.process.instance, step.net_ns, step.remote.ip()) {
+        set_name(&mut row, name);
+    }
     if let Some(instance) = context.instance.as_deref_mut() {
         row.agent = instance.row.agent.clone();
         row.agent_id = instance.row.agent_id;

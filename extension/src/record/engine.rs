@@ -16,13 +16,14 @@ use super::clock::{Clock, unix_ns};
 use super::connections::Connections;
 use super::files::Files;
 use super::inspect::{Machine, Procfs};
+use super::names::Names;
 use super::rows::{AgentRow, Identity, ProcessRow};
 use crate::collect::Collector;
 use crate::enrich::Masker;
 use crate::enrich::container::Containers;
 use crate::enrich::project;
 use crate::enrich::users::Users;
-use crate::event::{Event, EventKind, Exec, Exit, Fork, Mark, ProcessKey};
+use crate::event::{Event, EventKind, Exec, Exit, Fork, Mark, Name, ProcessKey, TcpState};
 use crate::hash::fnv1a;
 use crate::identify::{Catalogue, Match, ProcessFacts, Signature};
 use crate::record::inspect;
@@ -89,6 +90,7 @@ pub struct Engine {
     unclaimed: HashSet<Mark>,
     files: Files,
     connections: Connections,
+    names: Names,
     machine: Box<dyn Machine>,
     absences: Absences,
     discarded: u64,
@@ -114,6 +116,7 @@ impl Engine {
             unclaimed: HashSet::new(),
             files: Files::default(),
             connections: Connections::default(),
+            names: Names::default(),
             machine: Box::new(Procfs),
             absences: Absences::default(),
             discarded: 0,
@@ -170,8 +173,12 @@ impl Engine {
             EventKind::Open(open) => self.with(event, |files, _, context| files.open(open, context)),
             EventKind::Change(change) => self.with(event, |files, _, context| files.change(change, context)),
             EventKind::Connection(connection) => {
+                if matches!(connection.state, Some(TcpState::SynSent | TcpState::Close)) {
+                    self.names.forget_connection(connection.socket_id);
+                }
                 self.with(event, |_, connections, context| connections.step(connection, context));
             }
+            EventKind::Name(name) => self.name(event, name),
             EventKind::Close(close) => {
                 let time_ns = self.clock.unix(event.boot_ns);
                 let known = self.files.close(close, time_ns, &mut self.clock, &self.store);
@@ -196,9 +203,25 @@ impl Engine {
             clock: &mut self.clock,
             store: &self.store,
             boot: &self.boot,
+            names: &self.names,
         };
         let published = take(&mut self.files, &mut self.connections, context);
         self.discarded += u64::from(!published);
+    }
+
+    /// Something that may tell the name of a peer: of a connection that there is, or of those to come.
+    fn name(&mut self, event: &Event, name: &Name) {
+        let process = self.processes.get(&event.process.pid).filter(|process| process.key == event.process);
+        let told = match (self.names.of_connection(name), process) {
+            (Some((socket_id, named)), _) => self.connections.name(socket_id, &named, &self.store),
+            (None, Some(process)) => {
+                let (pid, uid, own_mount_ns) = (process.key.pid, process.uid, self.boot.mount_ns);
+                let hosts = || inspect::hosts(pid, name.mount_ns, own_mount_ns, uid);
+                self.names.learn(process.instance, name, hosts)
+            }
+            (None, None) => false,
+        };
+        self.discarded += u64::from(!told);
     }
 
     fn fork(&mut self, event: &Event, fork: &Fork) {
@@ -556,7 +579,7 @@ impl Engine {
     /// Writes the rows of the instances that changed, and finishes those without a process.
     fn publish_instances(&mut self, boot_ns: u64, collector: &mut dyn Collector) {
         let store = Arc::clone(&self.store);
-        self.instances.retain(|_, instance| {
+        self.instances.retain(|index, instance| {
             instance.row.processes = instance.alive;
             if instance.alive > 0 {
                 if std::mem::take(&mut instance.changed) {
@@ -567,6 +590,7 @@ impl Engine {
             instance.row.state = Some("exited".into());
             instance.row.end_time.get_or_insert(instance.row.time_ns / 1_000_000_000);
             self.files.instance_ended(instance.row.agent_id, boot_ns);
+            self.names.forget_instance(*index);
             store.update(|state| {
                 state.live_agents.remove(instance.key);
                 state.agents.push(instance.row.clone());
@@ -599,6 +623,7 @@ pub(super) struct Context<'a> {
     pub clock: &'a mut Clock,
     pub store: &'a Store,
     pub boot: &'a Boot,
+    pub names: &'a Names,
 }
 
 /// From an instance's first exec to the moment since which all of it is seen; `None` while it is not.

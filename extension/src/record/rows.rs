@@ -126,6 +126,8 @@ pub struct ConnectionRow {
     pub local_port: Option<i64>,
     pub remote_address: Option<Text>,
     pub remote_port: Option<i64>,
+    pub remote_host: Option<Text>,
+    pub host_source: Option<&'static str>,
     pub state: &'static str,
     pub error: Option<Text>,
     pub start_time: i64,
@@ -250,7 +252,12 @@ impl Weigh for ProcessRow {
 impl Weigh for ConnectionRow {
     fn weight(&self) -> usize {
         size_of::<Self>()
-            + texts([self.local_address.as_ref(), self.remote_address.as_ref(), self.net_namespace.as_ref()])
+            + texts([
+                self.local_address.as_ref(),
+                self.remote_address.as_ref(),
+                self.remote_host.as_ref(),
+                self.net_namespace.as_ref(),
+            ])
     }
 }
 

@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::abi;
 use crate::event::{
-    CallPath, Change, ChangeKind, Close, Connection, Event, EventKind, Exec, Exit, Fork, Mark, Open, OpenMode,
-    ProcessKey, TcpState, escape,
+    CallPath, Change, ChangeKind, Close, Connection, Event, EventKind, Exec, Exit, Fork, Heard, Mark, Name, Open,
+    OpenMode, Piece, ProcessKey, TcpState, escape,
 };
 
 const _: () = assert!(size_of::<abi::aq_header>() == 56);
@@ -19,6 +19,7 @@ const _: () = assert!(size_of::<abi::aq_open>() == 88);
 const _: () = assert!(size_of::<abi::aq_close>() == 80);
 const _: () = assert!(size_of::<abi::aq_change>() == 80);
 const _: () = assert!(size_of::<abi::aq_connection>() == 128);
+const _: () = assert!(size_of::<abi::aq_name>() == abi::AQ_TEXT as usize);
 const _: () = assert!(size_of::<abi::aq_counters>() == 64);
 const _: () = assert!(size_of::<abi::aq_slot>() == 24);
 const _: () = assert!(size_of::<abi::aq_control>() == 16);
@@ -64,6 +65,8 @@ unsafe impl Raw for abi::aq_close {}
 unsafe impl Raw for abi::aq_change {}
 // SAFETY: as above.
 unsafe impl Raw for abi::aq_connection {}
+// SAFETY: as above.
+unsafe impl Raw for abi::aq_name {}
 // SAFETY: as above.
 unsafe impl Raw for abi::aq_counters {}
 // SAFETY: as above.
@@ -140,6 +143,7 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
         abi::AQ_CLOSE => close(record, header.flags & abi::AQ_SEEN != 0)?,
         abi::AQ_CHANGE => change(record, header.flags, truncated)?,
         abi::AQ_CONNECTION => connection(record)?,
+        abi::AQ_NAME => name(record)?,
         other => return Err(DecodeError::Unknown("kind", other)),
     };
     Ok(Event {
@@ -289,6 +293,34 @@ fn connection(record: &[u8]) -> Result<EventKind, DecodeError> {
         error: raw.error,
         net_ns: raw.net_ns,
     }))
+}
+
+fn name(record: &[u8]) -> Result<EventKind, DecodeError> {
+    let raw: abi::aq_name = read(record)?;
+    let mut texts = Texts::of(record)?;
+    let length = raw.length as usize;
+    let mut piece = || {
+        let bytes = texts.bytes(length)?.to_vec();
+        Ok(Piece { socket_id: raw.socket_id, offset: raw.offset, bytes })
+    };
+    let heard = match raw.what {
+        abi::AQ_HELLO => Heard::Hello(piece()?),
+        abi::AQ_ANSWER => Heard::Answer(piece()?.bytes),
+        abi::AQ_ANSWERS => Heard::Answers(piece()?),
+        abi::AQ_LOOKUP => {
+            let host = texts.bytes(abi::AQ_HOST_MAX as usize)?;
+            let host = host.get(..length).ok_or(DecodeError::Short(record.len()))?;
+            let address = |_| {
+                let bytes = texts.bytes(16)?;
+                let bytes = <[u8; 16]>::try_from(bytes).map_err(|_| DecodeError::Short(record.len()))?;
+                Ok(Ipv6Addr::from(bytes).to_canonical())
+            };
+            let addresses = (0..raw.addresses).map(address).collect::<Result<_, _>>()?;
+            Heard::Lookup { host: escape(host), addresses }
+        }
+        other => return Err(DecodeError::Unknown("source of a name", other)),
+    };
+    Ok(EventKind::Name(Box::new(Name { net_ns: raw.net_ns, mount_ns: raw.mount_ns, heard })))
 }
 
 #[cfg(test)]

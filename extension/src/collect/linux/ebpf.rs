@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, ProgramInput};
@@ -12,6 +12,7 @@ use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, Progr
 use super::decode::{bytes_of, decode, kind_of, read};
 use super::pins::Pins;
 use super::ring::{Ring, RingMap};
+use super::uprobes::Lookups;
 use super::{abi, adopt};
 use crate::collect::latency::Latency;
 use crate::collect::{CollectError, Collector, DegradationReason, Interest, Kept, Place, Syscalls};
@@ -45,7 +46,7 @@ const SAY_AT_LEAST: Duration = Duration::from_secs(1);
 pub(super) const PROCESS_PROGRAMS: [&str; 4] = ["on_exit", "on_newtask", "on_exec", "on_socket_state"];
 pub(super) const CALL_PROGRAM: &str = "on_call";
 
-const KINDS: [&str; abi::AQ_KINDS as usize] = ["fork", "exec", "exit", "open", "close", "change", "connection"];
+const KINDS: [&str; abi::AQ_KINDS as usize] = ["fork", "exec", "exit", "open", "close", "change", "connection", "name"];
 
 /// The numbers that more than one thread looks at.
 #[derive(Debug, Default)]
@@ -57,12 +58,15 @@ struct Shared {
     at_risk: AtomicU64,
     latency: Latency,
     attached: AtomicBool,
+    /// Why look-ups of names are not seen.
+    no_lookups: Mutex<Option<String>>,
 }
 
 /// eBPF on Linux.
 pub struct EbpfCollector {
     // Links first: programs are detached before their maps go.
     calls: Option<Link>,
+    lookups: Lookups,
     processes: Vec<Link>, // held: they detach on drop
     ring: Ring,
     maps: Arc<Maps>,
@@ -209,6 +213,7 @@ impl EbpfCollector {
         let ring = Ring::new(events.as_fd(), events.max_entries()).map_err(|error| refused("ring", &error))?;
         let mut collector = Self {
             calls: None,
+            lookups: Lookups::default(),
             processes: Vec::new(),
             ring,
             maps: Arc::new(maps),
@@ -319,6 +324,7 @@ impl EbpfCollector {
                 self.calls = Some(link);
                 self.attached_ns = Some(if since == 0 { boot_ns() } else { since });
                 self.shared.attached.store(true, Ordering::Relaxed);
+                self.follow_lookups(std::process::id());
             }
             Err(error) => {
                 tracing::error!(%error, "the hook on system calls does not attach: files and connections are not seen");
@@ -328,10 +334,21 @@ impl EbpfCollector {
 
     fn detach_calls(&mut self) {
         self.calls = None;
+        self.lookups = Lookups::default();
         self.attached_ns = None;
         self.shared.attached.store(false, Ordering::Relaxed);
         if let Some(Err(error)) = self.pins.as_ref().map(|pins| pins.detach(CALL_PROGRAM)) {
             tracing::error!(%error, "the hook on system calls stays attached");
+        }
+    }
+
+    /// Has the look-ups of names told that go through the C library of this process.
+    fn follow_lookups(&mut self, pid: u32) {
+        if self.calls.is_some()
+            && let Err(error) = self.lookups.follow(&self.object.0, pid)
+        {
+            tracing::warn!(%error, pid, "look-ups of names by the C library are not seen");
+            *self.shared.no_lookups.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
         }
     }
 
@@ -417,13 +434,17 @@ impl Collector for EbpfCollector {
         let drained = &mut self.drained;
         drained.clear();
         let mut candidate = false;
+        let mut programs = Vec::new();
         self.ring.read(BATCH, |record| {
             if let Some(count) = kind_of(record).and_then(|kind| shared.received.get(kind as usize)) {
                 count.fetch_add(1, Ordering::Relaxed);
             }
             match decode(record) {
                 Ok(event) => {
-                    candidate |= matches!(&event.kind, EventKind::Exec(exec) if exec.candidate);
+                    if let EventKind::Exec(exec) = &event.kind {
+                        candidate |= exec.candidate;
+                        programs.push(event.process.pid);
+                    }
                     drained.push(event.boot_ns);
                     events.push(event);
                 }
@@ -439,6 +460,9 @@ impl Collector for EbpfCollector {
             if self.attached_ns.is_none() {
                 self.attach_calls();
             }
+        }
+        for pid in programs {
+            self.follow_lookups(pid);
         }
         let idle = self.agents == 0 && self.idle_since.is_some_and(|since| since.elapsed() > LINGER);
         if idle && self.syscalls == Syscalls::OnDemand && self.calls.is_some() {
@@ -506,6 +530,7 @@ impl Collector for EbpfCollector {
         if self.attached_ns.is_none() {
             self.attach_calls();
         }
+        self.follow_lookups(root);
         Some(mark)
     }
 
@@ -521,7 +546,12 @@ impl Collector for EbpfCollector {
             self.attach_calls();
         }
         match adopt::mark_all(&self.object.0, &self.maps.control, root, mark) {
-            Ok(programs) => Some((mark, programs)),
+            Ok(programs) => {
+                for event in &programs {
+                    self.follow_lookups(event.process.pid);
+                }
+                Some((mark, programs))
+            }
             Err(error) => {
                 tracing::error!(%error, pid = root, "a running tree cannot be marked");
                 self.release(mark);
@@ -652,6 +682,7 @@ impl Probe for EbpfProbe {
                 format!("{at_risk} bytes of records are not stored yet, and would be lost if the recorder crashed now")
             }),
         ];
+        let no_lookups = self.shared.no_lookups.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let message = message.into_iter().flatten().reduce(|all, one| format!("{all}; {one}")).map(Text::from);
         (0..abi::AQ_KINDS)
             .zip(KINDS)
@@ -663,6 +694,7 @@ impl Probe for EbpfProbe {
                 CollectorRow {
                     collector: "linux".into(),
                     mode: mode.clone(),
+                    degradation_reason: no_lookups.as_deref().filter(|_| kind == abi::AQ_NAME).map(Text::from),
                     event: name.into(),
                     seen,
                     submitted,
