@@ -33,11 +33,11 @@ fn program(name: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/programs").join(name).to_str().unwrap().to_owned()
 }
 
-/// A script that runs another where every address of 192.0.2.0/24 and 2001:db8::/64 is the server's, and the server is
+/// A script that runs another where every address of 192.0.2.0/24 and `2001:db8::/64` is the server's, and the server is
 /// the resolver.
 fn in_a_world(script: &str) -> String {
     format!(
-        r#"
+        r"
 unshare --mount --net bash -e -s <<'WORLD'
 ip link set lo up
 ip route add local 192.0.2.0/24 dev lo
@@ -56,7 +56,7 @@ exec 9>&-
 {script}
 )
 WORLD
-"#,
+",
         server = program("names_server.py")
     )
 }
@@ -93,6 +93,7 @@ fn the_c_library_tells_what_was_asked_for() {
     if !can_record("the_c_library_tells_what_was_asked_for") {
         return;
     }
+    let recorder = recorder();
     let script = format!(
         "curl -sSf http://plain10.names.example/
          curl -sSf http://www11.names.example/
@@ -103,7 +104,7 @@ fn the_c_library_tells_what_was_asked_for() {
          python3 -c 'import urllib.request; urllib.request.urlopen(\"http://python15.names.example/\").read()'",
         std::env::current_exe().unwrap().display()
     );
-    let run = Agent::new().run(&in_a_world(&script)).recorded(recorder());
+    let run = Agent::new().run(&in_a_world(&script)).recorded(recorder);
     assert_named(&run, "192.0.2.10", 80, "plain10.names.example", "getaddrinfo");
     assert_named(&run, "192.0.2.11", 80, "www11.names.example", "getaddrinfo");
     assert_named(&run, "192.0.2.12", 80, "large12.names.example", "getaddrinfo");
@@ -120,8 +121,9 @@ fn answers_of_the_dns_tell_what_was_asked_for() {
     if !can_record("answers_of_the_dns_tell_what_was_asked_for") {
         return;
     }
+    let recorder = recorder();
     let script = format!("python3 '{}' resolve", program("names_client.py"));
-    let run = Agent::new().run(&in_a_world(&script)).recorded(recorder());
+    let run = Agent::new().run(&in_a_world(&script)).recorded(recorder);
     for number in 20..=27 {
         assert_named(&run, &format!("192.0.2.{number}"), 80, &format!("www{number}.names.example"), "dns");
     }
@@ -132,6 +134,7 @@ fn tls_tells_the_name_however_its_first_message_is_written() {
     if !can_record("tls_tells_the_name_however_its_first_message_is_written") {
         return;
     }
+    let recorder = recorder();
     let script = format!(
         "curl -sSfk https://api10.names.example/
          curl -sSfk --resolve only16.example:443:192.0.2.16 https://only16.example/
@@ -141,7 +144,7 @@ fn tls_tells_the_name_however_its_first_message_is_written() {
          python3 '{}' split",
         program("names_client.py")
     );
-    let run = Agent::new().run(&in_a_world(&script)).recorded(recorder());
+    let run = Agent::new().run(&in_a_world(&script)).recorded(recorder);
     assert_named(&run, "192.0.2.10", 443, "api10.names.example", "sni");
     assert_named(&run, "192.0.2.16", 443, "only16.example", "sni");
     assert_named(&run, "192.0.2.17", 443, "bare17.example", "sni");
@@ -159,24 +162,24 @@ fn a_name_holds_where_it_was_learnt_and_from_then_on() {
     if !can_record("a_name_holds_where_it_was_learnt_and_from_then_on") {
         return;
     }
-    let plain = "python3 -c 'import socket; s = socket.create_connection((\"192.0.2.10\", 80)); s.send(b\"GET / HTTP/1.0\\r\\n\\r\\n\"); s.recv(100)'";
+    let recorder = recorder();
+    let plain = "python3 -c 'import socket; s = socket.socket(); s.connect((\"192.0.2.10\", 80)); s.send(b\"GET / HTTP/1.0\\r\\n\\r\\n\"); s.recv(100)'";
     // Before the look-up, after it, and with the same address under another name.
     let script = format!(
         "{plain}; curl -sSf http://first10.names.example/; {plain}; curl -sSf http://second10.names.example/
          unshare --net bash -ec 'ip link set lo up; ip route add local 192.0.2.0/24 dev lo
          (exec 3<>/dev/tcp/192.0.2.10/80) 2>/dev/null || true'"
     );
-    let agent = Agent::new();
-    let run = agent.run(&in_a_world(&script)).recorded(recorder());
+    let run = Agent::new().run(&in_a_world(&script)).recorded(recorder);
     let sql = format!(
         "SELECT remote_host FROM agent_connections WHERE agent_id = {} AND remote_address = '192.0.2.10' \
          AND direction = 'outbound' ORDER BY eid",
         run.id()
     );
-    let names: Vec<_> = recorder().query(&sql).into_iter().map(|row| row["remote_host"].clone()).collect();
+    let names: Vec<_> = recorder.query(&sql).into_iter().map(|row| row["remote_host"].clone()).collect();
     let first = Some("first10.names.example".to_owned());
     assert_eq!(names, [None, first.clone(), first, Some("second10.names.example".to_owned()), None]);
-    let other = agent.run(&in_a_world(plain)).recorded(recorder());
+    let other = Agent::new().run(&in_a_world(plain)).recorded(recorder);
     assert_eq!(named(&other, "192.0.2.10", 80), (None, None), "another instance");
 }
 
@@ -185,10 +188,10 @@ fn of_what_is_no_hello_nothing_leaves_the_kernel() {
     if !can_record("of_what_is_no_hello_nothing_leaves_the_kernel") {
         return;
     }
-    let records = || -> i64 {
-        recorder().value("SELECT seen FROM agent_collector WHERE event = 'name'").unwrap().parse().unwrap()
-    };
-    let plain = "import socket\nfor number in range(20):\n s = socket.create_connection(('192.0.2.10', 80))\n \
+    let recorder = recorder();
+    let records =
+        || -> i64 { recorder.value("SELECT seen FROM agent_collector WHERE event = 'name'").unwrap().parse().unwrap() };
+    let plain = "import socket\nfor number in range(20):\n s = socket.socket(); s.connect(('192.0.2.10', 80))\n \
                  s.send(b'GET / HTTP/1.0\\r\\n'); s.sendall(b'X: ' + bytes([22, 3, 1, 1, 1, 1]) * 400)\n \
                  s.sendall(b'\\r\\n\\r\\n'); s.recv(100)\n";
     let script = in_a_world(&format!("python3 -c \"{}\"", plain.replace('\\', "\\\\")));
@@ -196,9 +199,9 @@ fn of_what_is_no_hello_nothing_leaves_the_kernel() {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let before = records();
-        let run = Agent::new().run(&script).recorded(recorder());
+        let run = Agent::new().run(&script).recorded(recorder);
         let made = format!("SELECT count(*) FROM agent_connections WHERE agent_id = {} AND remote_port = 80", run.id());
-        recorder().wait_for(&made, "20");
+        recorder.wait_for(&made, "20");
         let more = records() - before;
         if more == 0 {
             assert_eq!(named(&run, "192.0.2.10", 80), (None, None));

@@ -47,7 +47,7 @@ def recvmmsg(asker):
     class Vector(ctypes.Structure):
         _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
 
-    class Message(ctypes.Structure):
+    class Header(ctypes.Structure):
         _fields_ = [
             ("name", ctypes.c_void_p),
             ("name_length", ctypes.c_uint),
@@ -56,12 +56,14 @@ def recvmmsg(asker):
             ("control", ctypes.c_void_p),
             ("control_length", ctypes.c_size_t),
             ("flags", ctypes.c_int),
-            ("length", ctypes.c_uint),
         ]
+
+    class Message(ctypes.Structure):
+        _fields_ = [("header", Header), ("length", ctypes.c_uint)]
 
     data, sender = ctypes.create_string_buffer(1000), ctypes.create_string_buffer(28)
     vector = Vector(ctypes.addressof(data), 1000)
-    message = Message(ctypes.addressof(sender), 28, ctypes.pointer(vector), 1)
+    message = Message(Header(ctypes.addressof(sender), 28, ctypes.pointer(vector), 1))
     libc = ctypes.CDLL(None, use_errno=True)
     assert libc.recvmmsg(asker.fileno(), ctypes.byref(message), 1, 0, None) == 1, ctypes.get_errno()
     return data.raw[: message.length]

@@ -12,7 +12,7 @@ use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, Progr
 use super::decode::{bytes_of, decode, kind_of, read};
 use super::pins::Pins;
 use super::ring::{Ring, RingMap};
-use super::uprobes::Lookups;
+use super::uprobes::{self, Lookups};
 use super::{abi, adopt};
 use crate::collect::latency::Latency;
 use crate::collect::{CollectError, Collector, DegradationReason, Interest, Kept, Place, Syscalls};
@@ -344,11 +344,27 @@ impl EbpfCollector {
 
     /// Has the look-ups of names told that go through the C library of this process.
     fn follow_lookups(&mut self, pid: u32) {
-        if self.calls.is_some()
-            && let Err(error) = self.lookups.follow(&self.object.0, pid)
+        if self.calls.is_some() {
+            let done = self.lookups.follow(&self.object.0, pid);
+            self.tell_lookups(done);
+        }
+    }
+
+    /// The same, of a program that begins.
+    fn follow_program(&mut self, event: &Event) {
+        if let EventKind::Exec(exec) = &event.kind
+            && self.calls.is_some()
         {
-            tracing::warn!(%error, pid, "look-ups of names by the C library are not seen");
-            *self.shared.no_lookups.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+            let done = self.lookups.program(&self.object.0, event.process.pid, exec);
+            self.tell_lookups(done);
+        }
+    }
+
+    fn tell_lookups(&self, done: Result<(), uprobes::Error>) {
+        if let Err(error) = done {
+            tracing::warn!("look-ups of names by the C library are not seen: {error}");
+            let why = format!("look-ups of names by a C library are not seen: {error}");
+            *self.shared.no_lookups.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
         }
     }
 
@@ -443,7 +459,7 @@ impl Collector for EbpfCollector {
                 Ok(event) => {
                     if let EventKind::Exec(exec) = &event.kind {
                         candidate |= exec.candidate;
-                        programs.push(event.process.pid);
+                        programs.push(events.len());
                     }
                     drained.push(event.boot_ns);
                     events.push(event);
@@ -461,8 +477,8 @@ impl Collector for EbpfCollector {
                 self.attach_calls();
             }
         }
-        for pid in programs {
-            self.follow_lookups(pid);
+        for event in programs.into_iter().filter_map(|place| events.get(place)) {
+            self.follow_program(event);
         }
         let idle = self.agents == 0 && self.idle_since.is_some_and(|since| since.elapsed() > LINGER);
         if idle && self.syscalls == Syscalls::OnDemand && self.calls.is_some() {
@@ -548,7 +564,7 @@ impl Collector for EbpfCollector {
         match adopt::mark_all(&self.object.0, &self.maps.control, root, mark) {
             Ok(programs) => {
                 for event in &programs {
-                    self.follow_lookups(event.process.pid);
+                    self.follow_program(event);
                 }
                 Some((mark, programs))
             }

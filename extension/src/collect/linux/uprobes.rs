@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use libbpf_rs::{Link, Object, UprobeOpts};
 
+use crate::event::Exec;
 use crate::inside::{open_in, root_of};
 
 const FUNCTION: &str = "getaddrinfo";
@@ -22,6 +23,8 @@ const LIBRARY: &str = "libc.so.6";
 const PROGRAMS: [(&str, bool); 2] = [("on_lookup", false), ("on_lookup_done", true)];
 /// Files that are remembered, be they libraries or loaders without one: a process can make many.
 const FILES: usize = 1024;
+/// Programs that are remembered.
+const PROGRAMS_MAX: usize = 4096;
 
 /// A look-up that is not seen.
 #[derive(Debug, thiserror::Error)]
@@ -37,9 +40,26 @@ pub(super) struct Lookups {
     links: Vec<Link>,
     /// Loaders and libraries that were looked at, by device and inode.
     known: HashSet<(u64, u64)>,
+    /// Programs that were looked at, by mount namespace and path: most are run again and again.
+    programs: HashSet<(u32, String)>,
 }
 
 impl Lookups {
+    /// A program begins.
+    pub(super) fn program(&mut self, object: &Object, pid: u32, exec: &Exec) -> Result<(), Error> {
+        let program = (exec.mount_ns, exec.path.clone());
+        if self.programs.contains(&program) {
+            return Ok(());
+        }
+        if self.programs.len() >= PROGRAMS_MAX {
+            self.programs.clear();
+        }
+        if std::fs::exists(format!("/proc/{pid}/maps")).unwrap_or(false) {
+            self.programs.insert(program);
+        }
+        self.follow(object, pid)
+    }
+
     /// Attaches to the library of this process, unless that is done. A process without one, or that is gone, is none.
     pub(super) fn follow(&mut self, object: &Object, pid: u32) -> Result<(), Error> {
         let Some((loader, file)) = self.loader_of(pid) else { return Ok(()) };
