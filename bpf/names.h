@@ -250,10 +250,14 @@ static __always_inline void handle_sent(struct task_struct *task, const struct m
 		return;
 	wanted = stream->wanted - stream->seen;
 	length = capture(call, bytes < wanted ? bytes : wanted, compat);
-	if (length && stream->seen == 0)
+	if (length == 0) { /* it cannot be read any more */
+		COUNT(AQ_NAME, seen);
+		COUNT(AQ_NAME, oversized);
+	} else if (stream->seen == 0) {
 		stream->wanted = hello_length(record, length);
-	else if (length && stream->seen == 1 && record->data[0] != 3)
+	} else if (stream->seen == 1 && record->data[0] != 3) {
 		length = 0;
+	}
 	if (length > stream->wanted - stream->seen)
 		length = stream->wanted - stream->seen; /* what follows the ClientHello */
 	if (length)

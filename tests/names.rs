@@ -117,6 +117,27 @@ fn the_c_library_tells_what_was_asked_for() {
 }
 
 #[test]
+fn a_c_library_of_a_programs_own_tells_too() {
+    if !can_record("a_c_library_of_a_programs_own_tells_too") {
+        return;
+    }
+    let recorder = recorder();
+    // It is found when the program begins, which a look-up at once would not wait for.
+    let script = r#"
+        python=$(python3 -c 'import sys; print(sys.executable)')
+        loader=$(grep -o '/.*/ld-[^/]*$' /proc/$$/maps | head -1); folder=$(dirname "$loader")
+        mkdir own; cp "$loader" "$folder/libc.so.6" own
+        own/$(basename "$loader") --library-path "own:$folder" "$python" - <<'P'
+import socket, time
+for number in range(1, 51):
+    socket.create_connection((f"own{number}.names.example", 80)).close()
+    time.sleep(0.02)
+P"#;
+    let run = Agent::new().run(&in_a_world(script)).recorded(recorder);
+    assert_named(&run, "192.0.2.50", 80, "own50.names.example", "getaddrinfo");
+}
+
+#[test]
 fn answers_of_the_dns_tell_what_was_asked_for() {
     if !can_record("answers_of_the_dns_tell_what_was_asked_for") {
         return;
