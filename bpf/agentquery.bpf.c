@@ -20,6 +20,8 @@
 #include "process.h"
 #include "calls.h"
 #include "files.h"
+#include "names.h"
+#include "lookups.h"
 #include "sockets.h"
 #include "adopt.h"
 
@@ -79,12 +81,18 @@ int BPF_PROG(on_call, struct pt_regs *regs, long result)
 		handle_dup(task, result);
 		break;
 	case OP_READ:
-		handle_bytes(task, call.arguments[0], result, false);
-		handle_transfer(task, &mark, &call, result);
+	case OP_READV:
+		if (!handle_bytes(task, call.arguments[0], result, false)) {
+			handle_transfer(task, &mark, &call, result);
+			handle_received(task, &mark, &call, result);
+		}
 		break;
 	case OP_WRITE:
-		handle_bytes(task, call.arguments[0], result, true);
-		handle_transfer(task, &mark, &call, result);
+	case OP_WRITEV:
+		if (!handle_bytes(task, call.arguments[0], result, true)) {
+			handle_transfer(task, &mark, &call, result);
+			handle_sent(task, &mark, &call, result);
+		}
 		break;
 	case OP_ACCEPT:
 		handle_accept(task, &mark, result);
@@ -95,10 +103,14 @@ int BPF_PROG(on_call, struct pt_regs *regs, long result)
 	case OP_SEND:
 	case OP_SENDMSG:
 	case OP_SENDMMSG:
+		handle_transfer(task, &mark, &call, result);
+		handle_sent(task, &mark, &call, result);
+		break;
 	case OP_RECEIVE:
 	case OP_RECVMSG:
 	case OP_RECVMMSG:
 		handle_transfer(task, &mark, &call, result);
+		handle_received(task, &mark, &call, result);
 		break;
 	case OP_SOCKETCALL:
 	case OP_NONE:

@@ -21,7 +21,8 @@
 #define AQ_CLOSE 4
 #define AQ_CHANGE 5
 #define AQ_CONNECTION 6
-#define AQ_KINDS 7
+#define AQ_NAME 7
+#define AQ_KINDS 8
 
 /* Flags of a record. */
 #define AQ_TRUNCATED 1 /* some text was cut off */
@@ -82,6 +83,15 @@
 #define AQ_FLOW_CONNECTED 0 /* by connect, and no datagram yet */
 #define AQ_FLOW_SENT 1 /* its first datagram was sent */
 #define AQ_FLOW_RECEIVED 2
+
+/* aq_name.what, and with it what the text is */
+#define AQ_HELLO 0 /* the first bytes that a client wrote into a connection, where they begin a TLS handshake */
+#define AQ_ANSWER 1 /* an answer of the DNS */
+#define AQ_ANSWERS 2 /* bytes of a connection to the DNS */
+#define AQ_LOOKUP 3 /* getaddrinfo returned: the name, in AQ_HOST_MAX bytes, then the addresses, in 16 bytes each */
+
+#define AQ_HOST_MAX 256 /* with its NUL: a name of the DNS has 253 at most */
+#define AQ_ADDRESSES_MAX 16
 
 struct aq_header {
 	__u16 version;
@@ -184,6 +194,19 @@ struct aq_unix_connection {
 	__u8 path[108]; /* sun_path: an abstract name begins with NUL */
 };
 
+/* What may tell the name of a peer. */
+struct aq_name {
+	struct aq_header header;
+	__u64 socket_id;
+	__u32 what;
+	__u32 net_ns;
+	__u32 mount_ns;
+	__u32 offset; /* of the bytes among those of the connection */
+	__u32 length; /* of the bytes, or of the name */
+	__u32 addresses; /* of a lookup, IPv4 as ::ffff:a.b.c.d */
+	__u64 padding[3];
+};
+
 /* What becomes of a record: seen = submitted + filtered + ring_full + oversized + throttled. */
 struct aq_counters {
 	__u64 seen;
@@ -280,6 +303,7 @@ _Static_assert(sizeof(struct aq_close) == 80, "aq_close");
 _Static_assert(sizeof(struct aq_change) == 80, "aq_change");
 _Static_assert(sizeof(struct aq_connection) == 144, "aq_connection");
 _Static_assert(sizeof(struct aq_unix_connection) == 256, "aq_unix_connection");
+_Static_assert(sizeof(struct aq_name) == AQ_TEXT, "aq_name");
 _Static_assert(sizeof(struct aq_counters) == 64, "aq_counters");
 _Static_assert(sizeof(struct aq_slot) == 24, "aq_slot");
 _Static_assert(sizeof(struct aq_control) == 16, "aq_control");

@@ -105,8 +105,13 @@ struct mnt_namespace {
 	struct ns_common ns;
 };
 
+struct net {
+	struct ns_common ns;
+};
+
 struct nsproxy {
 	struct mnt_namespace *mnt_ns;
+	struct net *net_ns;
 };
 
 struct upid {
@@ -174,10 +179,6 @@ struct task_struct {
 
 struct linux_binprm {
 	const char *filename;
-};
-
-struct net {
-	struct ns_common ns;
 };
 
 typedef struct {
@@ -272,6 +273,7 @@ struct pt_regs {
 	unsigned long r10;
 	unsigned long r9;
 	unsigned long r8;
+	unsigned long ax;
 	unsigned long cx;
 	unsigned long dx;
 	unsigned long si;

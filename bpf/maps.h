@@ -143,6 +143,7 @@ struct record {
 		struct aq_exec exec;
 		struct aq_open open;
 		struct aq_change change;
+		struct aq_name name;
 	};
 	char data[AQ_DATA_MAX];
 };

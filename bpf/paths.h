@@ -147,6 +147,18 @@ static __always_inline struct file *file_at(struct task_struct *task, int fd)
 	return file;
 }
 
+/* The socket of a descriptor, if it is one. */
+static __always_inline struct sock *socket_at(struct task_struct *task, int fd, struct file **file)
+{
+	struct socket *socket;
+
+	*file = file_at(task, fd);
+	if (!*file || (BPF_CORE_READ(*file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
+		return NULL;
+	socket = BPF_CORE_READ(*file, private_data);
+	return BPF_CORE_READ(socket, sk);
+}
+
 static __always_inline void walk_file(__u32 which, struct file *file)
 {
 	walk_path(which, (__u64)BPF_CORE_READ(file, f_path.dentry), (__u64)BPF_CORE_READ(file, f_path.mnt));

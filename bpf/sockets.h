@@ -16,13 +16,11 @@
 #define SOCK_STREAM 1
 #define SOCK_DGRAM 2
 #define IPPROTO_TCP 6
-#define IPPROTO_UDP 17
 #define TCP_ESTABLISHED 1
 #define TCP_SYN_SENT 2
 #define TCP_CLOSE 7
 #define TCP_LISTEN 10
 #define SOCK_BINDPORT_LOCK 8 /* include/net/sock.h: the port was asked for */
-#define MSG_PEEK 2
 #define MSG_ERRQUEUE 0x2000
 #define EINPROGRESS 115
 #define EALREADY 114
@@ -59,18 +57,6 @@ static __always_inline enum transport transport_of(struct sock *sk)
 	if (protocol == IPPROTO_TCP && type == SOCK_STREAM)
 		return TCP;
 	return protocol == IPPROTO_UDP && type == SOCK_DGRAM ? UDP : NO_TRANSPORT;
-}
-
-/* The socket of a descriptor, if it is one. */
-static __always_inline struct sock *socket_at(struct task_struct *task, int fd, struct file **file)
-{
-	struct socket *socket;
-
-	*file = file_at(task, fd);
-	if (!*file || (BPF_CORE_READ(*file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
-		return NULL;
-	socket = BPF_CORE_READ(*file, private_data);
-	return BPF_CORE_READ(socket, sk);
 }
 
 static __always_inline void read_socket(struct aq_connection *record, struct sock *sk)
@@ -463,6 +449,7 @@ int BPF_PROG(on_socket_state, struct sock *sk, int old, int new)
 			COUNT(AQ_CONNECTION, oversized); /* no room: its states will not be seen, but connect will */
 			return 0;
 		}
+		expect_names(sk);
 	} else {
 		entry = bpf_map_lookup_elem(&sockets, &key);
 		if (!entry || entry->ended)
@@ -477,6 +464,7 @@ int BPF_PROG(on_socket_state, struct sock *sk, int old, int new)
 		submit(&record.header, sizeof(record), true);
 		return 0;
 	}
+	forget_names(sk);
 	record.error = BPF_CORE_READ(sk, sk_err);
 	if (submit(&record.header, sizeof(record), true)) {
 		bpf_map_delete_elem(&sockets, &key);
@@ -530,7 +518,7 @@ int BPF_PROG(on_receive, struct sock *sk, int bytes, int flags)
 static __noinline int handle_transfer(struct task_struct *task, const struct mark *mark, const struct call *call, long result)
 {
 	enum operation operation = call->operation;
-	bool received = operation == OP_READ || operation == OP_RECEIVE || operation == OP_RECVMSG || operation == OP_RECVMMSG;
+	bool received = operation == OP_READ || operation == OP_READV || operation == OP_RECEIVE || operation == OP_RECVMSG || operation == OP_RECVMMSG;
 	enum transport transport;
 	struct file *file;
 	__u64 flags = 0;

@@ -6,6 +6,7 @@ pub mod errno;
 pub mod files;
 pub mod mask;
 mod meaning;
+pub mod names;
 mod paths;
 pub mod project;
 pub mod resolve;

@@ -54,6 +54,8 @@ pub enum EventKind {
     Change(Change),
     /// Something happened to a socket that the process owns.
     Connection(Connection),
+    /// Something that may tell the name of a peer.
+    Name(Box<Name>),
 }
 
 /// A new process.
@@ -301,6 +303,46 @@ impl Connection {
             _ => None,
         }
     }
+}
+
+/// What may tell the name of a peer, as it was on the wire or in a program's memory.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Name {
+    /// Inode of the network namespace.
+    pub net_ns: u32,
+    /// Inode of the process' mount namespace.
+    pub mount_ns: u32,
+    /// What was heard.
+    pub heard: Heard,
+}
+
+/// Where a name may be.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Heard {
+    /// Bytes that a client wrote at the beginning of a connection, which begins a TLS handshake.
+    Hello(Piece),
+    /// An answer of the DNS.
+    Answer(Vec<u8>),
+    /// Bytes that came back by a connection to the DNS.
+    Answers(Piece),
+    /// The C library's `getaddrinfo` returned.
+    Lookup {
+        /// The name asked for.
+        host: String,
+        /// The addresses that came back.
+        addresses: Vec<std::net::IpAddr>,
+    },
+}
+
+/// Bytes of a connection.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Piece {
+    /// The socket, as in [`Connection`].
+    pub socket_id: u64,
+    /// Where in the connection they are.
+    pub offset: u32,
+    /// The bytes.
+    pub bytes: Vec<u8>,
 }
 
 /// Text from bytes that may be anything: valid UTF-8 stays, other bytes become `\xNN`.

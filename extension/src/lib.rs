@@ -19,6 +19,7 @@ pub mod front;
 mod hash;
 pub mod history;
 pub mod identify;
+mod inside;
 pub mod lock;
 pub mod log;
 #[cfg(unix)]

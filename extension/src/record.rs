@@ -10,6 +10,7 @@ pub mod found;
 mod inspect;
 pub mod live;
 pub mod log;
+mod names;
 mod peer;
 pub mod rows;
 mod store;

@@ -19,3 +19,5 @@ pub mod procfs;
 mod ring;
 #[cfg(target_os = "linux")]
 pub mod trial;
+#[cfg(target_os = "linux")]
+mod uprobes;

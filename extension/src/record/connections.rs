@@ -13,11 +13,13 @@ use std::net::SocketAddr;
 
 use super::Store;
 use super::engine::{Context, Process};
+use super::names::{Named, is_better};
+use super::peer::judge;
 use super::rows::{ConnectionRow, Identity};
 use crate::enrich::errno;
 use crate::event::{Connection, Event, EventKind, FlowStart, ProcessKey, Step, TcpState, Transport};
 use rest::Rest;
-use row::{add_bytes, begin, fail, set_local, state_name};
+use row::{add_bytes, begin, fail, set_local, set_name, state_name};
 
 /// A row that can still change.
 #[derive(Debug)]
@@ -304,6 +306,19 @@ impl Connections {
             Some(peer) => drop(self.flows.entry(id).or_default().insert(peer, live)),
             None => drop(self.live.insert(id, live)),
         }
+    }
+
+    /// The name of a connection's peer was told; false when it is of no use.
+    pub(super) fn name(&mut self, socket_id: u64, name: &Named, mut context: Context<'_>) -> bool {
+        let Some(live) = self.live.get_mut(&socket_id) else { return false };
+        if live.row.direction != "outbound" || !is_better(name.source, live.row.host_source) {
+            return false;
+        }
+        set_name(&mut live.row, name);
+        judge(&mut live.row, &mut context);
+        let row = live.row.clone();
+        context.store.update(|state| state.live_connections.insert(row.eid, row));
+        true
     }
 
     /// Whether a connection of that inode lives.

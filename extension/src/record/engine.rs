@@ -16,13 +16,14 @@ use super::clock::{Clock, unix_ns};
 use super::connections::Connections;
 use super::files::Files;
 use super::inspect::{Machine, Procfs};
+use super::names::Names;
 use super::rows::{AgentRow, Identity, ProcessRow};
 use crate::collect::Collector;
 use crate::enrich::container::Containers;
 use crate::enrich::project;
 use crate::enrich::users::Users;
 use crate::enrich::{Masker, Meaning};
-use crate::event::{Event, EventKind, Exec, Exit, Fork, Mark, ProcessKey};
+use crate::event::{Event, EventKind, Exec, Exit, Fork, Mark, Name, ProcessKey, Step, TcpState};
 use crate::hash::fnv1a;
 use crate::identify::{Catalogue, Match, ProcessFacts, Signature};
 use crate::record::inspect;
@@ -96,6 +97,7 @@ pub struct Engine {
     unclaimed: HashSet<Mark>,
     files: Files,
     connections: Connections,
+    names: Names,
     machine: Box<dyn Machine>,
     absences: Absences,
     discarded: u64,
@@ -122,6 +124,7 @@ impl Engine {
             unclaimed: HashSet::new(),
             files: Files::default(),
             connections: Connections::default(),
+            names: Names::default(),
             machine: Box::new(Procfs),
             absences: Absences::default(),
             discarded: 0,
@@ -179,8 +182,12 @@ impl Engine {
             EventKind::Open(open) => self.with(event, |files, _, context| files.open(open, context)),
             EventKind::Change(change) => self.with(event, |files, _, context| files.change(change, context)),
             EventKind::Connection(connection) => {
+                if matches!(connection.step, Step::State(TcpState::SynSent | TcpState::Close)) {
+                    self.names.forget_connection(connection.socket_id);
+                }
                 self.with(event, |_, connections, context| connections.step(connection, context));
             }
+            EventKind::Name(name) => self.name(event, name),
             EventKind::Close(close) => {
                 let time_ns = self.clock.unix(event.boot_ns);
                 let known = self.files.close(close, time_ns, &mut self.clock, &self.store);
@@ -207,9 +214,24 @@ impl Engine {
             boot: &self.boot,
             catalogue: &self.catalogue,
             meaning: &self.meaning,
+            names: &self.names,
         };
         let published = take(&mut self.files, &mut self.connections, context);
         self.discarded += u64::from(!published);
+    }
+
+    /// Something that may tell the name of a peer: of a connection that there is, or of those to come.
+    fn name(&mut self, event: &Event, name: &Name) {
+        if let Some((socket_id, named)) = self.names.of_connection(name) {
+            return self.with(event, |_, connections, context| connections.name(socket_id, &named, context));
+        }
+        let process = self.processes.get(&event.process.pid).filter(|process| process.key == event.process);
+        let told = process.is_some_and(|process| {
+            let (pid, uid, own_mount_ns) = (process.key.pid, process.uid, self.boot.mount_ns);
+            let hosts = || inspect::hosts(pid, name.mount_ns, own_mount_ns, uid);
+            self.names.learn(process.instance, name, hosts)
+        });
+        self.discarded += u64::from(!told);
     }
 
     fn fork(&mut self, event: &Event, fork: &Fork) {
@@ -585,6 +607,7 @@ impl Engine {
                 return true;
             }
             self.files.instance_ended(instance.row.agent_id, boot_ns);
+            self.names.forget_instance(*index);
             store.update(|state| {
                 state.live_agents.remove(instance.key);
                 state.agents.push(instance.row.clone());
@@ -619,6 +642,7 @@ pub(super) struct Context<'a> {
     pub boot: &'a Boot,
     pub catalogue: &'a Catalogue,
     pub meaning: &'a Meaning,
+    pub names: &'a Names,
 }
 
 /// From an instance's first exec to the moment since which all of it is seen; `None` while it is not.

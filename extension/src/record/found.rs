@@ -229,6 +229,11 @@ impl FromCell for Text {
         Option::from_cell(cell).unwrap_or_else(|| "".into())
     }
 }
+impl FromCell for Option<&'static str> {
+    fn from_cell(cell: &Value) -> Self {
+        Some(<&'static str>::from_cell(cell)).filter(|word| !word.is_empty())
+    }
+}
 impl FromCell for &'static str {
     fn from_cell(cell: &Value) -> Self {
         let word = |text: &Text| WORDS.into_iter().find(|word| **word == **text);
@@ -237,7 +242,7 @@ impl FromCell for &'static str {
 }
 
 /// The words that a row that can still change has in such fields.
-const WORDS: [&str; 22] = [
+const WORDS: [&str; 26] = [
     "running",
     "exec",
     "fork",
@@ -260,6 +265,10 @@ const WORDS: [&str; 22] = [
     "open_write",
     "create",
     "truncate",
+    "sni",
+    "getaddrinfo",
+    "dns",
+    "hosts",
 ];
 
 /// Fields are named as their columns; the others are given.
@@ -293,7 +302,7 @@ fn connection(cells: &Cells<'_>, stored: &RunningRow) -> ConnectionRow {
     row! {
         ConnectionRow from cells:
         eid time_ns agent agent_id pid process_eid name fd socket family protocol transport direction
-        local_address local_port remote_address remote_port remote_host path remote_pid endpoint_type service
+        local_address local_port remote_address remote_port remote_host host_source path remote_pid endpoint_type service
         expected state error start_time end_time bytes_sent bytes_received net_namespace container_id;
         uid: stored.owner, identity: stored.identity
     }
@@ -333,6 +342,7 @@ mod tests {
             ("how", _) => "adopted".into(),
             ("transport", _) => "tcp".into(),
             ("direction", _) => "inbound".into(),
+            ("host_source", _) => "sni".into(),
             ("operation", _) => "truncate".into(),
             (_, ColumnType::Text) => format!("text {place}").into(),
             _ => Value::Integer(1_795_000_000_000_000_000 + i64::try_from(place).unwrap()),
@@ -360,7 +370,7 @@ mod tests {
             // Only what no row has a value in is not there.
             let missing = |(place, value): (usize, &Value)| (*value == Value::Null).then(|| columns[place]);
             let missing: Vec<_> = back.values.iter().enumerate().filter_map(missing).collect();
-            let none = ["remote_host", "session_id", "tool_call_id", "max_rows"];
+            let none = ["session_id", "tool_call_id", "max_rows"];
             assert!(missing.iter().any(|column| none.contains(column)), "{missing:?}");
             for (place, value) in back.values.iter().enumerate().filter(|(_, value)| **value != Value::Null) {
                 let wanted = match columns[place] {

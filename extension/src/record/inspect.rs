@@ -2,10 +2,13 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::event::{Exec, ProcessKey, escape};
 use crate::identify::{VersionSource, is_interpreter, package_version, script_candidates};
+#[cfg(target_os = "linux")]
+use crate::inside::open_in;
+use crate::inside::root_of;
 use crate::value::Text;
 
 /// A `package.json` is small.
@@ -43,6 +46,15 @@ pub(super) fn version(source: &VersionSource, pid: u32, exec: &Exec, own_mount_n
         }
         VersionSource::Unknown => None,
     }
+}
+
+/// Whoever has the right to read what all may read.
+const NOBODY: u32 = 65534;
+
+/// The file of names of hosts that a process has.
+pub(super) fn hosts(pid: u32, mount_ns: u32, own_mount_ns: u32, uid: Option<u32>) -> Option<String> {
+    let inside = (mount_ns != own_mount_ns).then_some(pid);
+    read_as(Path::new("/etc/hosts"), inside, uid.unwrap_or(NOBODY), NOBODY)
 }
 
 /// What can be asked of the machine about any process, also when it is too late for what the collector tells.
@@ -144,34 +156,6 @@ fn read_as(path: &Path, inside: Option<u32>, _uid: u32, _gid: u32) -> Option<Str
         return None;
     }
     text_of(File::open(path).ok()?)
-}
-
-/// The root directory of a process.
-fn root_of(pid: u32) -> PathBuf {
-    Path::new("/proc").join(pid.to_string()).join("root")
-}
-
-/// Opens a file as a process does whose root directory this is (`openat2(2)`, Linux 5.6).
-#[cfg(target_os = "linux")]
-fn open_in(root: &File, path: &Path, flags: i32) -> std::io::Result<File> {
-    use std::os::fd::{AsRawFd, FromRawFd};
-    use std::os::unix::ffi::OsStrExt;
-
-    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
-    // SAFETY: a structure of integers, of which zero is a valid value.
-    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
-    how.flags = u64::from(flags.cast_unsigned());
-    how.resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
-    // SAFETY: an open descriptor, a string with its NUL, and a structure of the size that is said.
-    let fd = unsafe {
-        libc::syscall(libc::SYS_openat2, root.as_raw_fd(), path.as_ptr(), &raw const how, size_of::<libc::open_how>())
-    };
-    let fd = i32::try_from(fd).map_err(std::io::Error::other)?;
-    if fd < 0 {
-        return Err(std::io::Error::last_os_error());
-    }
-    // SAFETY: a descriptor that was just opened, and that nobody else has.
-    Ok(unsafe { File::from_raw_fd(fd) })
 }
 
 fn text_of(file: File) -> Option<String> {

@@ -137,6 +137,7 @@ pub struct ConnectionRow {
     pub remote_address: Option<Text>,
     pub remote_port: Option<i64>,
     pub remote_host: Option<Text>,
+    pub host_source: Option<&'static str>,
     pub path: Option<Text>,
     pub remote_pid: Option<i64>,
     pub endpoint_type: Option<EndpointType>,
@@ -283,6 +284,7 @@ impl Weigh for ConnectionRow {
                 self.local_address.as_ref(),
                 self.remote_address.as_ref(),
                 self.path.as_ref(),
+                self.remote_host.as_ref(),
                 self.net_namespace.as_ref(),
             ])
     }

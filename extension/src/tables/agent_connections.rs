@@ -54,8 +54,16 @@ pub(super) static TABLE: Declaration<ConnectionRow> = Declaration {
         integer("local_port", "Own port", |row| row.local_port.into()),
         text("remote_address", "Address of the peer", |row| (&row.remote_address).into()),
         integer("remote_port", "Port of the peer", |row| row.remote_port.into()),
-        text("remote_host", "Name of the peer", |row| (&row.remote_host).into()),
-        text("host_source", "What told the name: sni, dns, hosts, getaddrinfo or signature", unknown),
+        text(
+            "remote_host",
+            "Name of the peer, as the agent asked for it: that of TLS, or the last one that it resolved to this address before; NULL for inbound connections",
+            |row| (&row.remote_host).into(),
+        ),
+        text(
+            "host_source",
+            "What told the name: sni (TLS), getaddrinfo (the C library), dns (an answer to the agent), hosts (the C library, and /etc/hosts has it) or signature",
+            |row| row.host_source.into(),
+        ),
         text(
             "path",
             "UNIX socket: its path as it was given to connect, or that it is bound to; an abstract name begins with @",

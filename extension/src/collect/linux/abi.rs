@@ -8,7 +8,8 @@ pub const AQ_OPEN: u32 = 3;
 pub const AQ_CLOSE: u32 = 4;
 pub const AQ_CHANGE: u32 = 5;
 pub const AQ_CONNECTION: u32 = 6;
-pub const AQ_KINDS: u32 = 7;
+pub const AQ_NAME: u32 = 7;
+pub const AQ_KINDS: u32 = 8;
 pub const AQ_TRUNCATED: u32 = 1;
 pub const AQ_CANDIDATE: u32 = 2;
 pub const AQ_SEEN: u32 = 4;
@@ -53,6 +54,12 @@ pub const AQ_STEP_FOUND: u32 = 7;
 pub const AQ_FLOW_CONNECTED: u32 = 0;
 pub const AQ_FLOW_SENT: u32 = 1;
 pub const AQ_FLOW_RECEIVED: u32 = 2;
+pub const AQ_HELLO: u32 = 0;
+pub const AQ_ANSWER: u32 = 1;
+pub const AQ_ANSWERS: u32 = 2;
+pub const AQ_LOOKUP: u32 = 3;
+pub const AQ_HOST_MAX: u32 = 256;
+pub const AQ_ADDRESSES_MAX: u32 = 16;
 pub type __u8 = ::std::os::raw::c_uchar;
 pub type __u16 = ::std::os::raw::c_ushort;
 pub type __s32 = ::std::os::raw::c_int;
@@ -166,6 +173,19 @@ pub struct aq_unix_connection {
     pub connection: aq_connection,
     pub path_length: __u32,
     pub path: [__u8; 108usize],
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct aq_name {
+    pub header: aq_header,
+    pub socket_id: __u64,
+    pub what: __u32,
+    pub net_ns: __u32,
+    pub mount_ns: __u32,
+    pub offset: __u32,
+    pub length: __u32,
+    pub addresses: __u32,
+    pub padding: [__u64; 3usize],
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

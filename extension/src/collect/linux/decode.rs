@@ -3,12 +3,12 @@
 //! Pure: bytes in, an [`Event`] or a [`DecodeError`] out. A record is never trusted further than its own length, for a
 //! cut or foreign one must not take the recorder down.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::abi;
 use crate::event::{
-    CallPath, Change, ChangeKind, Close, Connection, Event, EventKind, Exec, Exit, FlowStart, Fork, Mark, Open,
-    OpenMode, ProcessKey, Step, TcpState, Transport, escape,
+    CallPath, Change, ChangeKind, Close, Connection, Event, EventKind, Exec, Exit, FlowStart, Fork, Heard, Mark, Name,
+    Open, OpenMode, Piece, ProcessKey, Step, TcpState, Transport, escape,
 };
 
 const _: () = assert!(size_of::<abi::aq_header>() == 56);
@@ -23,6 +23,7 @@ const _: () = assert!(size_of::<abi::aq_unix_connection>() == 256);
 const _: () = assert!(size_of::<abi::aq_socket>() == 72);
 const _: () = assert!(size_of::<abi::aq_flow_key>() == 32);
 const _: () = assert!(size_of::<abi::aq_flow>() == 64);
+const _: () = assert!(size_of::<abi::aq_name>() == abi::AQ_TEXT as usize);
 const _: () = assert!(size_of::<abi::aq_counters>() == 64);
 const _: () = assert!(size_of::<abi::aq_slot>() == 24);
 const _: () = assert!(size_of::<abi::aq_control>() == 16);
@@ -78,6 +79,8 @@ unsafe impl Raw for abi::aq_socket {}
 unsafe impl Raw for abi::aq_flow_key {}
 // SAFETY: as above.
 unsafe impl Raw for abi::aq_flow {}
+// SAFETY: as above.
+unsafe impl Raw for abi::aq_name {}
 // SAFETY: as above.
 unsafe impl Raw for abi::aq_counters {}
 // SAFETY: as above.
@@ -154,6 +157,7 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
         abi::AQ_CLOSE => close(record, header.flags & abi::AQ_SEEN != 0)?,
         abi::AQ_CHANGE => change(record, header.flags, truncated)?,
         abi::AQ_CONNECTION => connection(record)?,
+        abi::AQ_NAME => name(record)?,
         other => return Err(DecodeError::Unknown("kind", other)),
     };
     Ok(Event {
@@ -350,6 +354,34 @@ fn connection(record: &[u8]) -> Result<EventKind, DecodeError> {
         bytes_received: raw.bytes_received,
         net_ns: raw.net_ns,
     }))
+}
+
+fn name(record: &[u8]) -> Result<EventKind, DecodeError> {
+    let raw: abi::aq_name = read(record)?;
+    let mut texts = Texts::of(record)?;
+    let length = raw.length as usize;
+    let mut piece = || {
+        let bytes = texts.bytes(length)?.to_vec();
+        Ok(Piece { socket_id: raw.socket_id, offset: raw.offset, bytes })
+    };
+    let heard = match raw.what {
+        abi::AQ_HELLO => Heard::Hello(piece()?),
+        abi::AQ_ANSWER => Heard::Answer(piece()?.bytes),
+        abi::AQ_ANSWERS => Heard::Answers(piece()?),
+        abi::AQ_LOOKUP => {
+            let host = texts.bytes(abi::AQ_HOST_MAX as usize)?;
+            let host = host.get(..length).ok_or(DecodeError::Short(record.len()))?;
+            let address = |_| {
+                let bytes = texts.bytes(16)?;
+                let bytes = <[u8; 16]>::try_from(bytes).map_err(|_| DecodeError::Short(record.len()))?;
+                Ok(Ipv6Addr::from(bytes).to_canonical())
+            };
+            let addresses = (0..raw.addresses).map(address).collect::<Result<_, _>>()?;
+            Heard::Lookup { host: escape(host), addresses }
+        }
+        other => return Err(DecodeError::Unknown("source of a name", other)),
+    };
+    Ok(EventKind::Name(Box::new(Name { net_ns: raw.net_ns, mount_ns: raw.mount_ns, heard })))
 }
 
 #[cfg(test)]

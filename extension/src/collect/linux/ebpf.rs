@@ -5,8 +5,8 @@ use std::ffi::CString;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, OpenObject, ProgramInput};
@@ -14,6 +14,7 @@ use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, OpenO
 use super::decode::{address, bytes_of, decode, kind_of, read};
 use super::pins::Pins;
 use super::ring::{Ring, RingMap};
+use super::uprobes::{self, Lookups};
 use super::{abi, adopt};
 use crate::collect::latency::Latency;
 use crate::collect::{CollectError, Collector, DegradationReason, Interest, Kept, Place, Syscalls};
@@ -53,7 +54,7 @@ const BYTE_HOOKS: [&str; 2] = ["sock_send_length", "sock_recv_length"];
 /// Find what ended unseen.
 const SWEEPS: [&str; 2] = ["sweep", "sweep_sockets"];
 
-const KINDS: [&str; abi::AQ_KINDS as usize] = ["fork", "exec", "exit", "open", "close", "change", "connection"];
+const KINDS: [&str; abi::AQ_KINDS as usize] = ["fork", "exec", "exit", "open", "close", "change", "connection", "name"];
 
 /// The numbers that more than one thread looks at.
 #[derive(Debug, Default)]
@@ -65,6 +66,8 @@ struct Shared {
     at_risk: AtomicU64,
     latency: Latency,
     attached: AtomicBool,
+    /// Why look-ups of names are not seen.
+    no_lookups: Mutex<Option<String>>,
 }
 
 /// eBPF on Linux.
@@ -72,6 +75,7 @@ pub struct EbpfCollector {
     // Links first: programs are detached before their maps go.
     calls: Option<Link>,
     bytes: Vec<Link>,
+    lookups: Lookups,
     processes: Vec<Link>, // held: they detach on drop
     ring: Ring,
     maps: Arc<Maps>,
@@ -246,6 +250,7 @@ impl EbpfCollector {
         let mut collector = Self {
             calls: None,
             bytes: Vec::new(),
+            lookups: Lookups::default(),
             processes: Vec::new(),
             ring,
             maps: Arc::new(maps),
@@ -357,6 +362,7 @@ impl EbpfCollector {
                 self.attached_ns = Some(if since == 0 { boot_ns() } else { since });
                 self.shared.attached.store(true, Ordering::Relaxed);
                 self.attach_bytes();
+                self.follow_lookups(std::process::id());
             }
             Err(error) => {
                 tracing::error!(%error, "the hook on system calls does not attach: files and connections are not seen");
@@ -381,10 +387,37 @@ impl EbpfCollector {
                 tracing::error!(%error, "a hook on sockets stays attached");
             }
         }
+        self.lookups = Lookups::default();
         self.attached_ns = None;
         self.shared.attached.store(false, Ordering::Relaxed);
         if let Some(Err(error)) = self.pins.as_ref().map(|pins| pins.detach(CALL_PROGRAM)) {
             tracing::error!(%error, "the hook on system calls stays attached");
+        }
+    }
+
+    /// Has the look-ups of names told that go through the C library of this process.
+    fn follow_lookups(&mut self, pid: u32) {
+        if self.calls.is_some() {
+            let done = self.lookups.follow(&self.object.0, pid);
+            self.tell_lookups(done);
+        }
+    }
+
+    /// The same, of a program that begins.
+    fn follow_program(&mut self, event: &Event) {
+        if let EventKind::Exec(exec) = &event.kind
+            && self.calls.is_some()
+        {
+            let done = self.lookups.program(&self.object.0, event.process.pid, exec);
+            self.tell_lookups(done);
+        }
+    }
+
+    fn tell_lookups(&self, done: Result<(), uprobes::Error>) {
+        if let Err(error) = done {
+            tracing::warn!("look-ups of names by the C library are not seen: {error}");
+            let why = format!("look-ups of names by a C library are not seen: {error}");
+            *self.shared.no_lookups.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
         }
     }
 
@@ -470,13 +503,17 @@ impl Collector for EbpfCollector {
         let drained = &mut self.drained;
         drained.clear();
         let mut candidate = false;
+        let mut programs = Vec::new();
         self.ring.read(BATCH, |record| {
             if let Some(count) = kind_of(record).and_then(|kind| shared.received.get(kind as usize)) {
                 count.fetch_add(1, Ordering::Relaxed);
             }
             match decode(record) {
                 Ok(event) => {
-                    candidate |= matches!(&event.kind, EventKind::Exec(exec) if exec.candidate);
+                    if let EventKind::Exec(exec) = &event.kind {
+                        candidate |= exec.candidate;
+                        programs.push(events.len());
+                    }
                     drained.push(event.boot_ns);
                     events.push(event);
                 }
@@ -492,6 +529,9 @@ impl Collector for EbpfCollector {
             if self.attached_ns.is_none() {
                 self.attach_calls();
             }
+        }
+        for event in programs.into_iter().filter_map(|place| events.get(place)) {
+            self.follow_program(event);
         }
         let idle = self.agents == 0 && self.idle_since.is_some_and(|since| since.elapsed() > LINGER);
         if idle && self.syscalls == Syscalls::OnDemand && self.calls.is_some() {
@@ -559,6 +599,7 @@ impl Collector for EbpfCollector {
         if self.attached_ns.is_none() {
             self.attach_calls();
         }
+        self.follow_lookups(root);
         Some(mark)
     }
 
@@ -574,7 +615,12 @@ impl Collector for EbpfCollector {
             self.attach_calls();
         }
         match adopt::mark_all(&self.object.0, &self.maps.control, root, mark) {
-            Ok(programs) => Some((mark, programs)),
+            Ok(programs) => {
+                for event in &programs {
+                    self.follow_program(event);
+                }
+                Some((mark, programs))
+            }
             Err(error) => {
                 tracing::error!(%error, pid = root, "a running tree cannot be marked");
                 self.release(mark);
@@ -725,6 +771,7 @@ impl Probe for EbpfProbe {
                 format!("{at_risk} bytes of records are not stored yet, and would be lost if the recorder crashed now")
             }),
         ];
+        let no_lookups = self.shared.no_lookups.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let message = message.into_iter().flatten().reduce(|all, one| format!("{all}; {one}")).map(Text::from);
         (0..abi::AQ_KINDS)
             .zip(KINDS)
@@ -736,6 +783,7 @@ impl Probe for EbpfProbe {
                 CollectorRow {
                     collector: "linux".into(),
                     mode: mode.clone(),
+                    degradation_reason: no_lookups.as_deref().filter(|_| kind == abi::AQ_NAME).map(Text::from),
                     event: name.into(),
                     seen,
                     submitted,

@@ -6,14 +6,14 @@ use super::ebpf::{CALL_PROGRAM, OBJECT, PROCESS_PROGRAMS, attach, log_libbpf};
 
 /// Runs over all tasks when it is told to.
 const ITERATOR: &str = "mark_tree";
-/// Runs when it is told to.
-const BY_HAND: &str = "sweep";
+/// Run when they are told to, or attached to a file that agents use.
+const BY_HAND: [&str; 3] = ["sweep", "on_lookup", "on_lookup_done"];
 
 /// Loads and attaches each program by itself, and takes it away again. It sees nothing meanwhile: nothing is marked.
 #[must_use]
 pub fn programs() -> Vec<(&'static str, Result<(), String>)> {
     log_libbpf();
-    let names = PROCESS_PROGRAMS.into_iter().chain([CALL_PROGRAM, ITERATOR, BY_HAND]);
+    let names = PROCESS_PROGRAMS.into_iter().chain([CALL_PROGRAM, ITERATOR]).chain(BY_HAND);
     names.map(|name| (name, one(name))).collect()
 }
 
@@ -30,7 +30,7 @@ fn one(name: &str) -> Result<(), String> {
         let program = program.ok_or("it is not in the object")?;
         return program.attach_iter_with_opts(IterOpts::None).map(drop).map_err(told);
     }
-    if name == BY_HAND {
+    if BY_HAND.contains(&name) {
         return Ok(());
     }
     attach(&object, name).map(drop).map_err(|reason| reason.to_string())

@@ -3,6 +3,7 @@
 use crate::enrich::errno;
 use crate::event::{Connection, FlowStart, Step, TcpState, Transport};
 use crate::record::engine::Context;
+use crate::record::names::Named;
 use crate::record::peer::judge;
 use crate::record::rows::ConnectionRow;
 
@@ -39,6 +40,11 @@ pub(super) fn set_local(row: &mut ConnectionRow, step: &Connection) {
     if step.inode != 0 {
         row.socket = i64::try_from(step.inode).ok();
     }
+}
+
+pub(super) fn set_name(row: &mut ConnectionRow, name: &Named) {
+    row.remote_host = Some(name.host.clone());
+    row.host_source = Some(name.source);
 }
 
 /// Takes the bytes of a step, which are those since the collector knows the socket, to the row and to its instance.
@@ -98,6 +104,11 @@ pub(super) fn begin(step: &Connection, direction: &'static str, context: &mut Co
         ..ConnectionRow::default()
     };
     set_local(&mut row, step);
+    if let Some(remote) = remote.filter(|_| direction == "outbound")
+        && let Some(name) = context.names.of(context.process.instance, step.net_ns, remote.ip())
+    {
+        set_name(&mut row, name);
+    }
     if let Some(instance) = context.instance.as_deref_mut() {
         row.agent = instance.row.agent.clone();
         row.agent_id = instance.row.agent_id;

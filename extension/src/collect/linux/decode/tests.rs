@@ -181,6 +181,37 @@ fn a_unix_socket_has_its_name() {
 }
 
 #[test]
+fn a_name_has_bytes_or_a_host_with_its_addresses() {
+    let name = |what: u32, length: u32, addresses: u32, text: &[u8]| {
+        let mut record = header(abi::AQ_NAME, 0);
+        record.extend(77_u64.to_ne_bytes());
+        for word in [what, 5, 6, 100, length, addresses] {
+            record.extend(word.to_ne_bytes());
+        }
+        decode(&with_text(record, text)).map(|event| match event.kind {
+            EventKind::Name(name) => *name,
+            other => panic!("{other:?}"),
+        })
+    };
+    let piece = Piece { socket_id: 77, offset: 100, bytes: b"abc".to_vec() };
+    let heard = |what, text: &[u8]| name(what, 3, 0, text).unwrap().heard;
+    assert_eq!(heard(abi::AQ_HELLO, b"abcd"), Heard::Hello(piece.clone()));
+    assert_eq!(heard(abi::AQ_ANSWERS, b"abc"), Heard::Answers(piece));
+    assert_eq!(heard(abi::AQ_ANSWER, b"abc"), Heard::Answer(b"abc".to_vec()));
+    let mut text = b"a.example".to_vec();
+    text.resize(abi::AQ_HOST_MAX as usize, 0);
+    for address in ["::ffff:192.0.2.1", "2001:db8::1"] {
+        text.extend(address.parse::<Ipv6Addr>().unwrap().octets());
+    }
+    let lookup = name(abi::AQ_LOOKUP, 9, 2, &text).unwrap();
+    let addresses = ["192.0.2.1", "2001:db8::1"].map(|address| address.parse().unwrap()).to_vec();
+    assert_eq!(lookup, Name { net_ns: 5, mount_ns: 6, heard: Heard::Lookup { host: "a.example".into(), addresses } });
+    assert!(matches!(name(abi::AQ_LOOKUP, 9, 3, &text), Err(DecodeError::Short(_))), "more than there are");
+    assert!(matches!(name(abi::AQ_LOOKUP, 257, 2, &text), Err(DecodeError::Short(_))));
+    assert_eq!(name(9, 0, 0, b""), Err(DecodeError::Unknown("source of a name", 9)));
+}
+
+#[test]
 fn a_record_of_another_version_or_kind_is_refused() {
     let mut other = header(abi::AQ_EXIT, 0);
     other[0] = 200;

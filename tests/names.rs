@@ -1,0 +1,233 @@
+//! Names of peers, told by real programs in network namespaces of their own, with a DNS server and a TLS server there.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs)] // a test fails by panicking
+
+mod support;
+
+use std::io::{Read as _, Write as _};
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use support::{Agent, Recorder, Run, can_record};
+
+/// One recorder for all tests: they tell their rows by the instance.
+fn recorder() -> &'static Recorder {
+    static RECORDER: OnceLock<Recorder> = OnceLock::new();
+    RECORDER.get_or_init(|| {
+        // It dies with the thread that started it, which therefore must not be a test's.
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            sender.send(Recorder::start(&["--syscalls", "always"])).unwrap();
+            loop {
+                std::thread::park();
+            }
+        });
+        receiver.recv().unwrap()
+    })
+}
+
+/// A file of tests/programs.
+fn program(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/programs").join(name).to_str().unwrap().to_owned()
+}
+
+/// A script that runs another where every address of 192.0.2.0/24 and `2001:db8::/64` is the server's, and the server is
+/// the resolver.
+fn in_a_world(script: &str) -> String {
+    format!(
+        r"
+unshare --mount --net bash -e -s <<'WORLD'
+ip link set lo up
+ip route add local 192.0.2.0/24 dev lo
+ip -6 route add local 2001:db8::/64 dev lo
+echo 'nameserver 192.0.2.53' >resolv.conf
+printf '127.0.0.1 localhost\n192.0.2.40 file40.example\n' >hosts
+echo 'hosts: files dns' >nsswitch.conf
+for file in resolv.conf hosts nsswitch.conf; do mount --bind $file /etc/$file; done
+mkfifo hold
+python3 '{server}' . <hold &
+exec 9>hold
+for _ in $(seq 600); do [ ! -e ready ] || break; sleep 0.05; done
+[ -e ready ]
+(
+exec 9>&-
+{script}
+)
+WORLD
+",
+        server = program("names_server.py")
+    )
+}
+
+/// Name and source of the connection to that address, once it has ended.
+fn named(run: &Run, address: &str, port: u16) -> (Option<String>, Option<String>) {
+    let sql = format!(
+        "SELECT remote_host, host_source FROM agent_connections WHERE agent_id = {} AND remote_address = '{address}' \
+         AND remote_port = {port} AND direction = 'outbound' ORDER BY eid DESC LIMIT 1",
+        run.id()
+    );
+    let row = recorder().query(&sql).pop().unwrap_or_else(|| panic!("no connection to {address}:{port}"));
+    (row["remote_host"].clone(), row["host_source"].clone())
+}
+
+#[track_caller]
+fn assert_named(run: &Run, address: &str, port: u16, host: &str, source: &str) {
+    assert_eq!(named(run, address, port), (Some(host.into()), Some(source.into())), "{address}:{port}");
+}
+
+/// The Rust client: this program again, told by its environment what to fetch.
+#[test]
+fn as_a_client() {
+    let Ok(peer) = std::env::var("NAMES_CLIENT") else { return };
+    let mut stream = std::net::TcpStream::connect(peer).unwrap();
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with("ok\n"), "{answer}");
+}
+
+#[test]
+fn the_c_library_tells_what_was_asked_for() {
+    if !can_record("the_c_library_tells_what_was_asked_for") {
+        return;
+    }
+    let recorder = recorder();
+    let script = format!(
+        "curl -sSf http://plain10.names.example/
+         curl -sSf http://www11.names.example/
+         curl -sSf http://large12.names.example/
+         curl -sSf http://six13.names.example/
+         curl -sSf http://file40.example/
+         NAMES_CLIENT=rust14.names.example:80 '{}' --exact as_a_client
+         python3 -c 'import urllib.request; urllib.request.urlopen(\"http://python15.names.example/\").read()'",
+        std::env::current_exe().unwrap().display()
+    );
+    let run = Agent::new().run(&in_a_world(&script)).recorded(recorder);
+    assert_named(&run, "192.0.2.10", 80, "plain10.names.example", "getaddrinfo");
+    assert_named(&run, "192.0.2.11", 80, "www11.names.example", "getaddrinfo");
+    assert_named(&run, "192.0.2.12", 80, "large12.names.example", "getaddrinfo");
+    assert_named(&run, "2001:db8::13", 80, "six13.names.example", "getaddrinfo");
+    assert_named(&run, "192.0.2.40", 80, "file40.example", "hosts");
+    assert_named(&run, "192.0.2.14", 80, "rust14.names.example", "getaddrinfo");
+    assert_named(&run, "192.0.2.15", 80, "python15.names.example", "getaddrinfo");
+    // The resolver itself was asked by its address.
+    assert_eq!(named(&run, "192.0.2.53", 53), (None, None));
+}
+
+#[test]
+fn a_c_library_of_a_programs_own_tells_too() {
+    if !can_record("a_c_library_of_a_programs_own_tells_too") {
+        return;
+    }
+    let recorder = recorder();
+    // It is found when the program begins, which a look-up at once would not wait for.
+    let script = r#"
+        python=$(python3 -c 'import sys; print(sys.executable)')
+        loader=$(grep -o '/.*/ld-[^/]*$' /proc/$$/maps | head -1); folder=$(dirname "$loader")
+        mkdir own; cp "$loader" "$folder/libc.so.6" own
+        own/$(basename "$loader") --library-path "own:$folder" "$python" - <<'P'
+import socket, time
+for number in range(1, 51):
+    socket.create_connection((f"own{number}.names.example", 80)).close()
+    time.sleep(0.02)
+P"#;
+    let run = Agent::new().run(&in_a_world(script)).recorded(recorder);
+    assert_named(&run, "192.0.2.50", 80, "own50.names.example", "getaddrinfo");
+}
+
+#[test]
+fn answers_of_the_dns_tell_what_was_asked_for() {
+    if !can_record("answers_of_the_dns_tell_what_was_asked_for") {
+        return;
+    }
+    let recorder = recorder();
+    let script = format!("python3 '{}' resolve", program("names_client.py"));
+    let run = Agent::new().run(&in_a_world(&script)).recorded(recorder);
+    for number in 20..=27 {
+        assert_named(&run, &format!("192.0.2.{number}"), 80, &format!("www{number}.names.example"), "dns");
+    }
+}
+
+#[test]
+fn tls_tells_the_name_however_its_first_message_is_written() {
+    if !can_record("tls_tells_the_name_however_its_first_message_is_written") {
+        return;
+    }
+    let recorder = recorder();
+    let script = format!(
+        "curl -sSfk https://api10.names.example/
+         curl -sSfk --resolve only16.example:443:192.0.2.16 https://only16.example/
+         openssl s_client -connect 192.0.2.17:443 -servername bare17.example </dev/null >/dev/null 2>&1
+         openssl s_client -connect '[2001:db8::18]:443' -servername bare18.example </dev/null >/dev/null 2>&1
+         openssl s_client -connect 192.0.2.19:443 -noservername </dev/null >/dev/null 2>&1
+         python3 '{}' split",
+        program("names_client.py")
+    );
+    let run = Agent::new().run(&in_a_world(&script)).recorded(recorder);
+    assert_named(&run, "192.0.2.10", 443, "api10.names.example", "sni");
+    assert_named(&run, "192.0.2.16", 443, "only16.example", "sni");
+    assert_named(&run, "192.0.2.17", 443, "bare17.example", "sni");
+    assert_named(&run, "2001:db8::18", 443, "bare18.example", "sni");
+    assert_eq!(named(&run, "192.0.2.19", 443), (None, None));
+    for number in 30..36 {
+        for address in [format!("192.0.2.{number}"), format!("2001:db8::{number}")] {
+            assert_named(&run, &address, 443, &format!("split{number}.example"), "sni");
+        }
+    }
+}
+
+#[test]
+fn a_name_holds_where_it_was_learnt_and_from_then_on() {
+    if !can_record("a_name_holds_where_it_was_learnt_and_from_then_on") {
+        return;
+    }
+    let recorder = recorder();
+    let plain = "python3 -c 'import socket; s = socket.socket(); s.connect((\"192.0.2.10\", 80)); s.send(b\"GET / HTTP/1.0\\r\\n\\r\\n\"); s.recv(100)'";
+    // Before the look-up, after it, and with the same address under another name.
+    let script = format!(
+        "{plain}; curl -sSf http://first10.names.example/; {plain}; curl -sSf http://second10.names.example/
+         unshare --net bash -ec 'ip link set lo up; ip route add local 192.0.2.0/24 dev lo
+         (exec 3<>/dev/tcp/192.0.2.10/80) 2>/dev/null || true'"
+    );
+    let run = Agent::new().run(&in_a_world(&script)).recorded(recorder);
+    let sql = format!(
+        "SELECT remote_host FROM agent_connections WHERE agent_id = {} AND remote_address = '192.0.2.10' \
+         AND direction = 'outbound' ORDER BY eid",
+        run.id()
+    );
+    let names: Vec<_> = recorder.query(&sql).into_iter().map(|row| row["remote_host"].clone()).collect();
+    let first = Some("first10.names.example".to_owned());
+    assert_eq!(names, [None, first.clone(), first, Some("second10.names.example".to_owned()), None]);
+    let other = Agent::new().run(&in_a_world(plain)).recorded(recorder);
+    assert_eq!(named(&other, "192.0.2.10", 80), (None, None), "another instance");
+}
+
+#[test]
+fn of_what_is_no_hello_nothing_leaves_the_kernel() {
+    if !can_record("of_what_is_no_hello_nothing_leaves_the_kernel") {
+        return;
+    }
+    let recorder = recorder();
+    let records =
+        || -> i64 { recorder.value("SELECT seen FROM agent_collector WHERE event = 'name'").unwrap().parse().unwrap() };
+    let plain = "import socket\nfor number in range(20):\n s = socket.socket(); s.connect(('192.0.2.10', 80))\n \
+                 s.send(b'GET / HTTP/1.0\\r\\n'); s.sendall(b'X: ' + bytes([22, 3, 1, 1, 1, 1]) * 400)\n \
+                 s.sendall(b'\\r\\n\\r\\n'); s.recv(100)\n";
+    let script = in_a_world(&format!("python3 -c \"{}\"", plain.replace('\\', "\\\\")));
+    // Other agents of this machine have names too: there is a moment without.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let before = records();
+        let run = Agent::new().run(&script).recorded(recorder);
+        let made = format!("SELECT count(*) FROM agent_connections WHERE agent_id = {} AND remote_port = 80", run.id());
+        recorder.wait_for(&made, "20");
+        let more = records() - before;
+        if more == 0 {
+            assert_eq!(named(&run, "192.0.2.10", 80), (None, None));
+            return;
+        }
+        assert!(Instant::now() < deadline, "{more} records");
+    }
+}
