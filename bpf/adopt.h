@@ -127,7 +127,7 @@ static __always_inline void adopt_socket(struct seq_file *seq, struct task_struc
 		return; /* or another process' too, which came first, or seen at its call */
 	own(&owner, task, mark);
 	if (transport == TCP) {
-		if (!take_tcp(sk, &owner))
+		if (!take_tcp(sk, &owner, BPF_CORE_READ(sk, __sk_common.skc_state)))
 			return;
 	} else {
 		entry = take_other(file, &owner);

@@ -269,8 +269,11 @@ struct aq_socket {
 	struct aq_owner owner;
 	__u32 flows; /* that live */
 	__s32 error;
+	__u32 ports; /* of TCP, both: to tell a reused struct sock */
 	__u8 ended; /* and could not be told yet */
-	__u8 padding[7];
+	__u8 state; /* of TCP: the last one that was told */
+	__u8 missed; /* what the last sweep found instead */
+	__u8 padding;
 };
 
 struct aq_flow_key {

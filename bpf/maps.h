@@ -345,4 +345,12 @@ static __always_inline bool submit(struct aq_header *header, __u32 length, bool 
 	return put(header, length, urgent);
 }
 
+/* The same of what may come in softirq. It does not wake the recorder, which looks every few milliseconds while an agent
+ * lives: a wakeup is an interrupt, behind which the next softirq runs within this program, and is not heard by it. */
+static __always_inline bool submit_quietly(struct aq_header *header, __u32 length)
+{
+	header->sequence = next_sequence(RECORDS);
+	return put(header, length, false);
+}
+
 #endif

@@ -20,6 +20,7 @@
 #define TCP_SYN_SENT 2
 #define TCP_CLOSE 7
 #define TCP_LISTEN 10
+#define TCP_CLOSING 11
 #define SOCK_BINDPORT_LOCK 8 /* include/net/sock.h: the port was asked for */
 #define MSG_ERRQUEUE 0x2000
 #define EINPROGRESS 115
@@ -123,11 +124,19 @@ static __noinline int end_socket(__u64 key)
 	return 0;
 }
 
+/* Of a TCP socket, its own one only when it has one. */
+static __always_inline __u32 ports_of(struct sock *sk)
+{
+	return (__u32)BPF_CORE_READ(sk, __sk_common.skc_dport) << 16 | BPF_CORE_READ(sk, __sk_common.skc_num);
+}
+
 /* Takes the ownership of a TCP socket. */
-static __always_inline bool take_tcp(struct sock *sk, const struct aq_owner *owner)
+static __always_inline bool take_tcp(struct sock *sk, const struct aq_owner *owner, __u8 state)
 {
 	__u64 key = (__u64)sk;
-	struct aq_socket entry = { .socket_id = key, .owner = *owner };
+	struct aq_socket entry = { .socket_id = key, .owner = *owner, .state = state };
+
+	entry.ports = ports_of(sk);
 
 	return bpf_map_update_elem(&sockets, &key, &entry, BPF_ANY) == 0;
 }
@@ -349,7 +358,7 @@ static __noinline int handle_accept(struct task_struct *task, const struct mark 
 		return 0;
 	own(&owner, task, mark);
 	key = (__u64)sk;
-	if (!take_tcp(sk, &owner))
+	if (!take_tcp(sk, &owner, BPF_CORE_READ(sk, __sk_common.skc_state)))
 		record.header.flags = AQ_UNTRACKED;
 	begin_step(&record, AQ_STEP_ACCEPT, &owner, sk);
 	record.fd = fd;
@@ -444,7 +453,7 @@ int BPF_PROG(on_socket_state, struct sock *sk, int old, int new)
 		if (!is_shown(slot_of(task, &mark)))
 			return 0;
 		own(&owner, task, &mark);
-		if (!take_tcp(sk, &owner)) {
+		if (!take_tcp(sk, &owner, new)) {
 			COUNT(AQ_CONNECTION, seen);
 			COUNT(AQ_CONNECTION, oversized); /* no room: its states will not be seen, but connect will */
 			return 0;
@@ -455,18 +464,20 @@ int BPF_PROG(on_socket_state, struct sock *sk, int old, int new)
 		if (!entry || entry->ended)
 			return 0;
 		owner = entry->owner;
+		entry->state = new;
+		entry->ports = ports_of(sk);
 		record.bytes_sent = entry->bytes_sent;
 		record.bytes_received = entry->bytes_received;
 	}
 	begin_step(&record, AQ_STEP_STATE, &owner, sk);
 	record.state = new;
 	if (new != TCP_CLOSE) {
-		submit(&record.header, sizeof(record), true);
+		submit_quietly(&record.header, sizeof(record));
 		return 0;
 	}
 	forget_names(sk);
 	record.error = BPF_CORE_READ(sk, sk_err);
-	if (submit(&record.header, sizeof(record), true)) {
+	if (submit_quietly(&record.header, sizeof(record))) {
 		bpf_map_delete_elem(&sockets, &key);
 	} else {
 		entry = bpf_map_lookup_elem(&sockets, &key);
@@ -557,11 +568,40 @@ static long sweep_flow(void *map, const struct aq_flow_key *key, struct aq_flow 
 	return 0;
 }
 
+/* Whether a TCP socket has ended. A state comes in softirq and may interrupt the program at another one: then the program
+ * did not hear of it. */
+static __always_inline bool sweep_tcp(__u64 address, struct aq_socket *entry)
+{
+	struct sock *sk = (struct sock *)address;
+	__u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
+	struct aq_connection record = {};
+
+	if (state == TCP_CLOSE || ((__u16)entry->ports && entry->ports != ports_of(sk)))
+		state = TCP_CLOSE;
+	if (state == entry->state || state > TCP_CLOSING) {
+		entry->missed = 0;
+		return false;
+	}
+	if (state != entry->missed) {
+		entry->missed = state; /* or it is about to come */
+		return false;
+	}
+	if (state == TCP_CLOSE)
+		return true;
+	entry->state = state;
+	begin_step(&record, AQ_STEP_STATE, &entry->owner, sk);
+	record.bytes_sent = entry->bytes_sent;
+	record.bytes_received = entry->bytes_received;
+	record.state = state;
+	submit_quietly(&record.header, sizeof(record));
+	return false;
+}
+
 static long sweep_socket(void *map, const __u64 *key, struct aq_socket *entry, void *context)
 {
 	__u64 address = *key;
 
-	if (entry->ended || (entry->inode && !is_referenced((struct file *)address, entry->inode)))
+	if (entry->ended || (entry->inode ? !is_referenced((struct file *)address, entry->inode) : sweep_tcp(address, entry)))
 		end_socket(address);
 	return 0;
 }

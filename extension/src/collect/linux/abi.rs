@@ -251,8 +251,11 @@ pub struct aq_socket {
     pub owner: aq_owner,
     pub flows: __u32,
     pub error: __s32,
+    pub ports: __u32,
     pub ended: __u8,
-    pub padding: [__u8; 7usize],
+    pub state: __u8,
+    pub missed: __u8,
+    pub padding: __u8,
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
