@@ -12,7 +12,7 @@ use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, Progr
 use super::decode::{bytes_of, decode, kind_of, read};
 use super::pins::Pins;
 use super::ring::{Ring, RingMap};
-use super::{abi, adopt};
+use super::{abi, adopt, uring};
 use crate::collect::latency::Latency;
 use crate::collect::{CollectError, Collector, DegradationReason, Interest, Kept, Place, Syscalls};
 use crate::event::{Event, EventKind, Mark};
@@ -45,7 +45,8 @@ const SAY_AT_LEAST: Duration = Duration::from_secs(1);
 pub(super) const PROCESS_PROGRAMS: [&str; 4] = ["on_exit", "on_newtask", "on_exec", "on_socket_state"];
 pub(super) const CALL_PROGRAM: &str = "on_call";
 
-const KINDS: [&str; abi::AQ_KINDS as usize] = ["fork", "exec", "exit", "open", "close", "change", "connection"];
+const KINDS: [&str; abi::AQ_KINDS as usize] =
+    ["fork", "exec", "exit", "open", "close", "change", "connection", "request"];
 
 /// The numbers that more than one thread looks at.
 #[derive(Debug, Default)]
@@ -62,7 +63,9 @@ struct Shared {
 /// eBPF on Linux.
 pub struct EbpfCollector {
     // Links first: programs are detached before their maps go.
-    calls: Option<Link>,
+    calls: Vec<Link>,
+    /// The programs that hear of `io_uring`; attached with the hook on system calls.
+    requests: Vec<&'static str>,
     processes: Vec<Link>, // held: they detach on drop
     ring: Ring,
     maps: Arc<Maps>,
@@ -169,6 +172,16 @@ pub(super) fn attach(object: &Object, name: &str) -> Result<Link, DegradationRea
     program.attach().map_err(|error| refused(name, &error))
 }
 
+/// The programs, without those for requests that are not named.
+fn load(requests: &[&str], pins: Option<&Pins>) -> Result<Object, DegradationReason> {
+    let mut open = ObjectBuilder::default().open_memory(OBJECT).map_err(|error| refused("open", &error))?;
+    uring::choose(&mut open, requests);
+    if let Some(pins) = pins {
+        pins.take_maps(&mut open).map_err(|error| refused("pinned maps", &error))?;
+    }
+    open.load().map_err(|error| refused("load", &error))
+}
+
 impl EbpfCollector {
     /// Loads and attaches.
     ///
@@ -177,7 +190,6 @@ impl EbpfCollector {
     pub fn start(interest: &Interest, syscalls: Syscalls, kept: Option<Kept<'_>>) -> Result<Self, DegradationReason> {
         check_machine()?;
         log_libbpf();
-        let mut open = ObjectBuilder::default().open_memory(OBJECT).map_err(|error| refused("open", &error))?;
         let pins = kept.and_then(|kept| match Pins::open(kept.folder, kept.durable) {
             Ok(pins) => Some(pins),
             Err(error) => {
@@ -185,12 +197,20 @@ impl EbpfCollector {
                 None
             }
         });
-        if let Some(pins) = &pins {
-            pins.take_maps(&mut open).map_err(|error| refused("pinned maps", &error))?;
-        }
-        let object = open.load().map_err(|error| refused("load", &error))?;
+        let mut requests = uring::programs();
+        let object = match load(&requests, pins.as_ref()) {
+            Err(reason) if !requests.is_empty() => {
+                // Of the kernels that have what these programs need, one may still refuse them.
+                requests.clear();
+                let object = load(&requests, pins.as_ref())?;
+                tracing::error!(%reason, "what agents ask of io_uring is not seen");
+                object
+            }
+            loaded => loaded?,
+        };
         let programs = object
             .progs()
+            .filter(|program| uring::is_loaded(program.name(), &requests))
             .map(|program| program.as_fd().try_clone_to_owned().map(MapProgram))
             .collect::<io::Result<Vec<_>>>()
             .map_err(|error| refused("programs", &error))?;
@@ -208,7 +228,8 @@ impl EbpfCollector {
         let events = events.ok_or_else(|| DegradationReason::Refused("the object has no ring".into()))?;
         let ring = Ring::new(events.as_fd(), events.max_entries()).map_err(|error| refused("ring", &error))?;
         let mut collector = Self {
-            calls: None,
+            calls: Vec::new(),
+            requests,
             processes: Vec::new(),
             ring,
             maps: Arc::new(maps),
@@ -243,9 +264,9 @@ impl EbpfCollector {
             let link = collector.attach(name)?;
             collector.processes.push(link);
         }
-        if syscalls == Syscalls::Always && collector.calls.is_none() {
+        if syscalls == Syscalls::Always && collector.calls.is_empty() {
             collector.attach_calls();
-            if collector.calls.is_none() {
+            if collector.calls.is_empty() {
                 return Err(DegradationReason::Refused("the hook on system calls does not attach".into()));
             }
         }
@@ -316,7 +337,8 @@ impl EbpfCollector {
     fn attach_calls_since(&mut self, since: u64) {
         match self.attach(CALL_PROGRAM) {
             Ok(link) => {
-                self.calls = Some(link);
+                self.calls = vec![link];
+                self.attach_requests();
                 self.attached_ns = Some(if since == 0 { boot_ns() } else { since });
                 self.shared.attached.store(true, Ordering::Relaxed);
             }
@@ -326,12 +348,26 @@ impl EbpfCollector {
         }
     }
 
+    fn attach_requests(&mut self) {
+        let attached: Result<Vec<_>, _> = self.requests.iter().map(|name| self.attach(name)).collect();
+        match attached {
+            Ok(links) => self.calls.extend(links),
+            Err(error) => {
+                tracing::error!(%error, "what agents ask of io_uring is not seen");
+                self.requests.clear();
+            }
+        }
+    }
+
     fn detach_calls(&mut self) {
-        self.calls = None;
+        self.calls.clear();
         self.attached_ns = None;
         self.shared.attached.store(false, Ordering::Relaxed);
-        if let Some(Err(error)) = self.pins.as_ref().map(|pins| pins.detach(CALL_PROGRAM)) {
-            tracing::error!(%error, "the hook on system calls stays attached");
+        let Some(pins) = &self.pins else { return };
+        for name in [CALL_PROGRAM].iter().chain(&self.requests) {
+            if let Err(error) = pins.detach(name) {
+                tracing::error!(%error, program = name, "the hook on system calls stays attached");
+            }
         }
     }
 
@@ -441,7 +477,7 @@ impl Collector for EbpfCollector {
             }
         }
         let idle = self.agents == 0 && self.idle_since.is_some_and(|since| since.elapsed() > LINGER);
-        if idle && self.syscalls == Syscalls::OnDemand && self.calls.is_some() {
+        if idle && self.syscalls == Syscalls::OnDemand && !self.calls.is_empty() {
             self.detach_calls();
         }
         Ok(())
@@ -536,6 +572,10 @@ impl Collector for EbpfCollector {
 
     fn syscalls_since(&self) -> Option<u64> {
         self.attached_ns
+    }
+
+    fn sees_requests(&self) -> bool {
+        !self.requests.is_empty()
     }
 
     fn agents_live(&mut self, agents: usize) {
