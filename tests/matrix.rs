@@ -4,6 +4,8 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs)] // a test fails by panicking
 
+#[path = "programs/files.rs"]
+mod in_rust;
 mod support;
 
 use std::collections::BTreeMap;
@@ -72,7 +74,7 @@ fn rows(run: &Run, work: &Path) -> BTreeMap<String, usize> {
 fn compare(agent: &Agent, script: &str) {
     let recorder = recorder();
     let said = agent.work().parent().unwrap().join("said");
-    let run = agent.run(&format!("set -e\nexec >{}\n{script}", said.display())).recorded(recorder);
+    let run = agent.run(&format!("set -e\nSAID={0}\nexec >$SAID\n{script}", said.display())).recorded(recorder);
     let mut wanted = BTreeMap::new();
     for line in std::fs::read_to_string(&said).unwrap().lines() {
         *wanted.entry(line.to_owned()).or_insert(0) += 1;
@@ -110,6 +112,62 @@ fn by_int80() {
     if can_record("by_int80") {
         let agent = Agent::new();
         compare(&agent, &format!("{} int80", in_c(&agent).display()));
+    }
+}
+
+/// Not a test but the program: this binary, started as the agent's.
+#[test]
+#[ignore = "run by other tests"]
+fn program_in_rust() {
+    let [way, said] = ["FILES_WAY", "FILES_SAID"].map(|name| std::env::var(name).unwrap());
+    let lines = in_rust::run(&way);
+    std::fs::write(said, lines).unwrap();
+}
+
+fn in_rust(way: &str) -> String {
+    format!(
+        "exec >&2\nFILES_WAY={way} FILES_SAID=$SAID {} --quiet --ignored --exact program_in_rust",
+        std::env::current_exe().unwrap().display()
+    )
+}
+
+fn in_python(way: &str) -> String {
+    format!("python3 -ISB {PROGRAMS}/files.py {way}")
+}
+
+#[test]
+fn by_system_calls_in_python() {
+    if can_record("by_system_calls_in_python") {
+        compare(&Agent::new(), &in_python("calls"));
+    }
+}
+
+#[test]
+fn by_io_uring_in_python() {
+    if has_io_uring("by_io_uring_in_python") {
+        compare(&Agent::new(), &in_python("uring"));
+    }
+}
+
+#[test]
+fn by_system_calls_in_rust() {
+    if can_record("by_system_calls_in_rust") {
+        compare(&Agent::new(), &in_rust("calls"));
+    }
+}
+
+#[test]
+fn by_io_uring_in_rust() {
+    if has_io_uring("by_io_uring_in_rust") {
+        compare(&Agent::new(), &in_rust("uring"));
+    }
+}
+
+#[test]
+#[ignore = "names below another root are not resolved yet"]
+fn below_mounts_and_another_root() {
+    if can_record("below_mounts_and_another_root") {
+        compare(&Agent::new(), &format!("unshare -m {}", in_python("places")));
     }
 }
 

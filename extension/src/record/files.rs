@@ -164,10 +164,12 @@ impl Files {
             }
             (dest, _) => {
                 let (path, source) = path_of(&change.path);
-                let target = (change.followed && !change.path.name.is_empty()).then(|| real(&path)).flatten();
-                let (path, source) = match target.filter(|target| *target != path) {
-                    Some(target) => (target, Source::Resolved),
-                    None => (path, source),
+                let follow = change.followed && !change.path.name.is_empty();
+                let (path, source) = match follow.then(|| real(&path)) {
+                    Some(Some(target)) if target != path => (target, Source::Resolved),
+                    // It may have been a symlink, and is gone.
+                    Some(None) => (path, Source::Lexical),
+                    _ => (path, source),
                 };
                 (path, dest.as_ref().map(|dest| path_of(dest).0), source)
             }
