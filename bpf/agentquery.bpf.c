@@ -23,6 +23,7 @@
 #include "names.h"
 #include "lookups.h"
 #include "sockets.h"
+#include "uring.h"
 #include "adopt.h"
 
 /* Attached while an agent lives. By the exit the kernel has read the user's strings, so their pages are there, and the
@@ -44,7 +45,7 @@ int BPF_PROG(on_call, struct pt_regs *regs, long result)
 	}
 	read_arguments(&call, regs, compat);
 	if (compat)
-		result = (int)result;
+		result = call.operation == OP_MMAP || call.operation == OP_MMAP_BLOCK ? mapped_at(result) : (int)result;
 	if (call.operation == OP_SOCKETCALL)
 		read_socketcall(&call);
 	if (call.operation == OP_CONNECT) {
@@ -56,12 +57,8 @@ int BPF_PROG(on_call, struct pt_regs *regs, long result)
 		return 0;
 	}
 	if (call.operation == OP_CLOSE) {
-		if (result != -EBADF) {
-			__u64 address = forget_descriptor(task, call.arguments[0]);
-
-			close_file(address, AQ_SEEN);
-			close_socket(address);
-		}
+		if (result != -EBADF)
+			handle_close(task, call.arguments[0]);
 		return 0;
 	}
 	if (result < 0)
@@ -71,7 +68,8 @@ int BPF_PROG(on_call, struct pt_regs *regs, long result)
 	case OP_OPENAT:
 	case OP_OPENAT2:
 	case OP_CREAT:
-		handle_open(task, &mark, &call, result);
+	case OP_MEMFD:
+		handle_open(task, &mark, file_at(task, result), result, open_flags(&call));
 		break;
 	case OP_FCNTL:
 		if (call.arguments[1] == F_DUPFD || call.arguments[1] == F_DUPFD_CLOEXEC)
@@ -128,11 +126,41 @@ int BPF_PROG(on_call, struct pt_regs *regs, long result)
 		if (!HOOKED || bpf_core_field_exists(struct proto_ops, sendpage))
 			count_by_call(task, call.arguments[2], result, false);
 		break;
+	case OP_TEE:
+		handle_bytes(task, call.arguments[0], result, false);
+		handle_bytes(task, call.arguments[1], result, true);
+		break;
+	case OP_VMSPLICE:
+		handle_vmsplice(task, call.arguments[0], result);
+		break;
+	case OP_MMAP_BLOCK:
+		read_block(&call);
+		/* fallthrough */
+	case OP_MMAP:
+		handle_mmap(task, result, call.arguments[2], call.arguments[3], call.arguments[4]);
+		break;
+	case OP_MPROTECT:
+		handle_mprotect(task, call.arguments[0], call.arguments[2]);
+		break;
+	case OP_RING:
+		handle_ring(task, &mark);
+		break;
 	case OP_CLOSE_RANGE:
 		break; /* the sweep finds what ended */
 	default:
 		handle_change(task, &mark, &call);
 	}
+	return 0;
+}
+
+/* Run by the recorder: reports every known file that has ended unseen, and every request. */
+SEC("raw_tp")
+int sweep(void *context)
+{
+	__u64 now = bpf_ktime_get_boot_ns();
+
+	bpf_for_each_map_elem(&files, sweep_one, NULL, 0);
+	bpf_for_each_map_elem(&requests, end_skipped, &now, 0);
 	return 0;
 }
 

@@ -57,6 +57,15 @@ enum operation {
 	OP_RECVMSG,
 	OP_RECVMMSG,
 	OP_SOCKETCALL, /* i386: any of them */
+	OP_MEMFD,
+	OP_MKNOD,
+	OP_MKNODAT,
+	OP_TEE,
+	OP_VMSPLICE,
+	OP_MMAP,
+	OP_MMAP_BLOCK, /* mmap of i386: its arguments are in memory */
+	OP_MPROTECT,
+	OP_RING,
 	OP_UNSUPPORTED, /* counted, not decoded */
 };
 
@@ -81,6 +90,7 @@ static const volatile __u8 native_calls[CALLS] = {
 	[__NR_chmod] = OP_CHMOD,
 	[__NR_chown] = OP_CHOWN,
 	[__NR_lchown] = OP_LCHOWN,
+	[__NR_mknod] = OP_MKNOD,
 #endif
 #ifdef __NR_renameat
 	[__NR_renameat] = OP_RENAMEAT,
@@ -128,6 +138,14 @@ static const volatile __u8 native_calls[CALLS] = {
 	[__NR_recvfrom] = OP_RECEIVE,
 	[__NR_recvmsg] = OP_RECVMSG,
 	[__NR_recvmmsg] = OP_RECVMMSG,
+	[__NR_open_by_handle_at] = OP_OPENAT, /* its flags are at the same place */
+	[__NR_memfd_create] = OP_MEMFD,
+	[__NR_mknodat] = OP_MKNODAT,
+	[__NR_tee] = OP_TEE,
+	[__NR_vmsplice] = OP_VMSPLICE,
+	[__NR_mmap] = OP_MMAP,
+	[__NR_mprotect] = OP_MPROTECT,
+	[425 /* io_uring_setup */] = OP_RING,
 };
 
 #if defined(__TARGET_ARCH_x86)
@@ -140,6 +158,7 @@ static const volatile __u8 compat_calls[CALLS] = {
 	[8 /* creat */] = OP_CREAT,
 	[9 /* link */] = OP_LINK,
 	[10 /* unlink */] = OP_UNLINK,
+	[14 /* mknod */] = OP_MKNOD,
 	[15 /* chmod */] = OP_CHMOD,
 	[16 /* lchown16 */] = OP_LCHOWN,
 	[38 /* rename */] = OP_RENAME,
@@ -149,17 +168,20 @@ static const volatile __u8 compat_calls[CALLS] = {
 	[55 /* fcntl */] = OP_FCNTL,
 	[63 /* dup2 */] = OP_DUP,
 	[83 /* symlink */] = OP_SYMLINK,
+	[90 /* mmap */] = OP_MMAP_BLOCK,
 	[92 /* truncate */] = OP_TRUNCATE,
 	[93 /* ftruncate */] = OP_FTRUNCATE,
 	[94 /* fchmod */] = OP_FCHMOD,
 	[95 /* fchown16 */] = OP_FCHOWN,
 	[102 /* socketcall */] = OP_SOCKETCALL,
+	[125 /* mprotect */] = OP_MPROTECT,
 	[145 /* readv */] = OP_READ,
 	[146 /* writev */] = OP_WRITE,
 	[180 /* pread64 */] = OP_READ,
 	[181 /* pwrite64 */] = OP_WRITE,
 	[182 /* chown16 */] = OP_CHOWN,
 	[187 /* sendfile */] = OP_SENDFILE,
+	[192 /* mmap2 */] = OP_MMAP,
 	[193 /* truncate64 */] = OP_TRUNCATE,
 	[194 /* ftruncate64 */] = OP_FTRUNCATE,
 	[198 /* lchown */] = OP_LCHOWN,
@@ -169,6 +191,7 @@ static const volatile __u8 compat_calls[CALLS] = {
 	[239 /* sendfile64 */] = OP_SENDFILE,
 	[295 /* openat */] = OP_OPENAT,
 	[296 /* mkdirat */] = OP_MKDIRAT,
+	[297 /* mknodat */] = OP_MKNODAT,
 	[298 /* fchownat */] = OP_FCHOWNAT,
 	[301 /* unlinkat */] = OP_UNLINKAT,
 	[302 /* renameat */] = OP_RENAMEAT,
@@ -176,13 +199,17 @@ static const volatile __u8 compat_calls[CALLS] = {
 	[304 /* symlinkat */] = OP_SYMLINKAT,
 	[306 /* fchmodat */] = OP_FCHMODAT,
 	[313 /* splice */] = OP_COPY_RANGE,
+	[315 /* tee */] = OP_TEE,
+	[316 /* vmsplice */] = OP_VMSPLICE,
 	[330 /* dup3 */] = OP_DUP,
 	[333 /* preadv */] = OP_READ,
 	[334 /* pwritev */] = OP_WRITE,
+	[342 /* open_by_handle_at */] = OP_OPENAT,
 	[353 /* renameat2 */] = OP_RENAMEAT2,
 	[337 /* recvmmsg */] = OP_RECVMMSG,
 	[345 /* sendmmsg */] = OP_SENDMMSG,
 	[361 /* bind */] = OP_BIND,
+	[356 /* memfd_create */] = OP_MEMFD,
 	[362 /* connect */] = OP_CONNECT,
 	[363 /* listen */] = OP_LISTEN,
 	[364 /* accept4 */] = OP_ACCEPT,
@@ -194,6 +221,7 @@ static const volatile __u8 compat_calls[CALLS] = {
 	[378 /* preadv2 */] = OP_READ,
 	[379 /* pwritev2 */] = OP_WRITE,
 	[417 /* recvmmsg_time64 */] = OP_RECVMMSG,
+	[425 /* io_uring_setup */] = OP_RING,
 	[436 /* close_range */] = OP_CLOSE_RANGE,
 	[437 /* openat2 */] = OP_OPENAT2,
 	[452 /* fchmodat2 */] = OP_FCHMODAT2,
@@ -311,6 +339,23 @@ static __always_inline void read_arguments(struct call *call, struct pt_regs *re
 	call->arguments[4] = regs->regs[4];
 	call->arguments[5] = regs->regs[5];
 #endif
+}
+
+/* The arguments of a call of i386 whose one argument is where they are. */
+static __always_inline void read_block(struct call *call)
+{
+	__u32 block[6] = {};
+	int i;
+
+	bpf_probe_read_user(block, sizeof(block), (void *)call->arguments[0]);
+	for (i = 0; i < 6; i++)
+		call->arguments[i] = block[i];
+}
+
+/* A 32-bit address may lie above 2 GiB; the last page is errors. */
+static __always_inline long mapped_at(long result)
+{
+	return (int)result < 0 && (int)result > -4096 ? (int)result : (__u32)result;
 }
 
 #endif

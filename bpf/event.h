@@ -22,7 +22,8 @@
 #define AQ_CHANGE 5
 #define AQ_CONNECTION 6
 #define AQ_NAME 7
-#define AQ_KINDS 8
+#define AQ_REQUEST 8
+#define AQ_KINDS 9
 
 /* Flags of a record. */
 #define AQ_TRUNCATED 1 /* some text was cut off */
@@ -31,6 +32,8 @@
 #define AQ_UNTRACKED 8 /* open: the table of open files is full, no close will come */
 #define AQ_FOLLOWED 16 /* change: of what the name points to, where it is a symlink */
 #define AQ_EXCHANGED 32 /* change: a rename that was one the other way as well */
+#define AQ_PENDING 0x10000 /* change: asked of io_uring; whether it was done, a request tells */
+#define AQ_MAPPED 0x20000  /* close: mapped shared for writing */
 
 /* State of a slot. */
 #define AQ_SLOT_FREE 0
@@ -68,6 +71,11 @@
 #define AQ_CHMOD 6
 #define AQ_CHOWN 7
 #define AQ_TRUNCATE 8
+#define AQ_MKNOD 9
+
+/* aq_request.what */
+#define AQ_RESULT 0 /* of a change that was pending */
+#define AQ_RING 1   /* io_uring_setup: from now on there are requests */
 
 /* aq_connection.step */
 #define AQ_STEP_CONNECT 0 /* connect returned */
@@ -165,6 +173,7 @@ struct aq_change {
 	__u16 name_length;
 	__u16 dest_base_length;
 	__u16 dest_name_length;
+	__u64 request_id; /* with AQ_PENDING, else 0 */
 };
 
 struct aq_connection {
@@ -205,6 +214,14 @@ struct aq_name {
 	__u32 length; /* of the bytes, or of the name */
 	__u32 addresses; /* of a lookup, IPv4 as ::ffff:a.b.c.d */
 	__u64 padding[3];
+};
+
+/* Of io_uring. */
+struct aq_request {
+	struct aq_header header;
+	__u64 request_id;
+	__s32 result; /* as the system call's */
+	__u32 what;
 };
 
 /* What becomes of a record: seen = submitted + filtered + ring_full + oversized + throttled. */
@@ -258,6 +275,7 @@ struct aq_file {
 	__u64 bytes_read;
 	__u64 bytes_written;
 	struct aq_owner owner;
+	__u64 flags; /* AQ_MAPPED */
 };
 
 /* A socket of an agent: TCP by the address of its struct sock, which outlives its file; others by that of their file. */
@@ -303,14 +321,15 @@ _Static_assert(sizeof(struct aq_exec) == AQ_TEXT, "aq_exec");
 _Static_assert(sizeof(struct aq_exit) == 64, "aq_exit");
 _Static_assert(sizeof(struct aq_open) == 88, "aq_open");
 _Static_assert(sizeof(struct aq_close) == 80, "aq_close");
-_Static_assert(sizeof(struct aq_change) == 80, "aq_change");
+_Static_assert(sizeof(struct aq_change) == 88, "aq_change");
 _Static_assert(sizeof(struct aq_connection) == 144, "aq_connection");
 _Static_assert(sizeof(struct aq_unix_connection) == 256, "aq_unix_connection");
 _Static_assert(sizeof(struct aq_name) == AQ_TEXT, "aq_name");
+_Static_assert(sizeof(struct aq_request) == 72, "aq_request");
 _Static_assert(sizeof(struct aq_counters) == 64, "aq_counters");
 _Static_assert(sizeof(struct aq_slot) == 24, "aq_slot");
 _Static_assert(sizeof(struct aq_control) == 16, "aq_control");
 _Static_assert(sizeof(struct aq_recorder) == 32, "aq_recorder");
-_Static_assert(sizeof(struct aq_file) == 56, "aq_file");
+_Static_assert(sizeof(struct aq_file) == 64, "aq_file");
 
 #endif

@@ -13,6 +13,7 @@
 #define FMODE_PATH 0x4000
 #define FMODE_CREATED 0x100000
 #define O_TRUNC 01000
+#define O_TMPFILE_ALONE 020000000 /* __O_TMPFILE */
 #define EBADF 9
 #define AT_SYMLINK_NOFOLLOW 0x100
 #define AT_REMOVEDIR 0x200
@@ -22,6 +23,11 @@
 #define F_DUPFD_CLOEXEC 1030
 #define PROC_SUPER_MAGIC 0x9fa0
 #define SYSFS_MAGIC 0x62656572
+#define PROT_WRITE 2
+#define MAP_TYPE 0xf
+#define MAP_SHARED 1
+#define MAP_SHARED_VALIDATE 3
+#define MAPPINGS_MAX 4096
 
 static __always_inline __u64 descriptor_key(struct task_struct *task, int fd)
 {
@@ -58,7 +64,7 @@ static __always_inline bool submit_close(const struct aq_file *entry, __u32 flag
 	if (admit(record.header.slot, record.header.boot_ns) != ADMITTED)
 		return false;
 	COUNT(AQ_CLOSE, seen);
-	record.header.flags = flags;
+	record.header.flags = flags | (entry->flags & AQ_MAPPED);
 	record.header.sequence = next_sequence(RECORDS);
 	record.open_id = entry->open_id;
 	record.bytes_read = entry->bytes_read;
@@ -86,12 +92,13 @@ static __always_inline void end_file(__u64 key, __u32 flags)
 	}
 }
 
-static __always_inline void handle_open(struct task_struct *task, const struct mark *mark, const struct call *call, int fd)
+/* A file was opened, with these O_ flags. The descriptor is -1 when there is none. */
+static __always_inline void handle_open(struct task_struct *task, const struct mark *mark, struct file *file, int fd,
+					__u64 flags)
 {
 	__u32 which = SCRATCH_CALL, at = 0, mode;
 	struct record *record = bpf_map_lookup_elem(&records, &which);
-	struct file *file = file_at(task, fd);
-	__u64 address = (__u64)file, flags = 0, key, magic;
+	__u64 address = (__u64)file, key, magic;
 	struct aq_file entry = {};
 	struct inode *inode;
 
@@ -113,21 +120,8 @@ static __always_inline void handle_open(struct task_struct *task, const struct m
 		COUNT(AQ_OPEN, filtered);
 		return;
 	}
-	switch (call->operation) {
-	case OP_OPEN:
-		flags = call->arguments[1];
-		break;
-	case OP_OPENAT:
-		flags = call->arguments[2];
-		break;
-	case OP_OPENAT2: /* struct open_how begins with its flags */
-		bpf_probe_read_user(&flags, sizeof(flags), (void *)call->arguments[2]);
-		break;
-	default:
-		flags = O_TRUNC;
-	}
 	begin(&record->header, AQ_OPEN, task, mark);
-	if (mode & FMODE_CREATED)
+	if ((mode & FMODE_CREATED) || (flags & O_TMPFILE_ALONE))
 		record->open.how = AQ_OPEN_CREATE;
 	else if ((mode & FMODE_WRITE) && (flags & O_TRUNC))
 		record->open.how = AQ_OPEN_TRUNCATE;
@@ -159,8 +153,29 @@ static __always_inline void handle_open(struct task_struct *task, const struct m
 		bpf_map_delete_elem(&files, &address); /* nobody waits for its end */
 		return;
 	}
+	if (fd < 0)
+		return;
 	key = descriptor_key(task, fd);
 	bpf_map_update_elem(&descriptors, &key, &address, BPF_ANY);
+}
+
+static __always_inline __u64 open_flags(const struct call *call)
+{
+	__u64 flags = 0;
+
+	switch (call->operation) {
+	case OP_OPEN:
+		return call->arguments[1];
+	case OP_OPENAT:
+		return call->arguments[2];
+	case OP_OPENAT2: /* struct open_how begins with its flags */
+		bpf_probe_read_user(&flags, sizeof(flags), (void *)call->arguments[2]);
+		return flags;
+	case OP_MEMFD:
+		return O_TMPFILE_ALONE; /* a new file without a name in any directory */
+	default:
+		return O_TRUNC;
+	}
 }
 
 /* A descriptor has gone. The address of the file that it was of, or 0. */
@@ -196,60 +211,150 @@ static __always_inline void handle_dup(struct task_struct *task, int fd)
 		bpf_map_update_elem(&descriptors, &key, &address, BPF_ANY);
 }
 
-/* Counts for an open file; false when it is none that is known. */
-static __always_inline bool handle_bytes(struct task_struct *task, int fd, __u64 bytes, bool written)
+static __always_inline struct aq_file *known_file(struct file *file)
 {
-	struct file *file = file_at(task, fd);
 	__u64 address = (__u64)file;
 	struct aq_file *entry;
 
 	if (!file)
-		return false;
+		return NULL;
 	entry = bpf_map_lookup_elem(&files, &address);
-	if (!entry || entry->inode != (__u64)BPF_CORE_READ(file, f_inode))
-		return false;
-	__sync_fetch_and_add(written ? &entry->bytes_written : &entry->bytes_read, bytes);
-	return true;
+	return entry && entry->inode == (__u64)BPF_CORE_READ(file, f_inode) ? entry : NULL;
 }
 
-#define DESCRIPTOR_PREFIX "/proc/self/fd/"
-
-/* A name below /proc/self/fd/N starts from the descriptor N, and means nothing to any other process. Moves the name
- * behind it. */
-static __always_inline bool starts_from_descriptor(__u64 *name, int *dirfd)
+/* Counts for an open file; false when it is none that is known. */
+static __always_inline bool count_bytes(struct file *file, __u64 bytes, bool written)
 {
-	char head[sizeof(DESCRIPTOR_PREFIX) + 8] = {};
-	int number = 0, i;
+	struct aq_file *entry = known_file(file);
 
-	if (bpf_probe_read_user_str(head, sizeof(head), (void *)*name) <= 0)
-		return false;
-	for (i = 0; i < (int)sizeof(DESCRIPTOR_PREFIX) - 1; i++) {
-		if (head[i] != DESCRIPTOR_PREFIX[i])
-			return false;
+	if (entry)
+		__sync_fetch_and_add(written ? &entry->bytes_written : &entry->bytes_read, bytes);
+	return entry;
+}
+
+static __always_inline bool handle_bytes(struct task_struct *task, int fd, __u64 bytes, bool written)
+{
+	return count_bytes(file_at(task, fd), bytes, written);
+}
+
+/* vmsplice goes into a pipe, or out of it, as its end is. */
+static __always_inline void handle_vmsplice(struct task_struct *task, int fd, __u64 bytes)
+{
+	struct file *file = file_at(task, fd);
+
+	if (file)
+		count_bytes(file, bytes, BPF_CORE_READ(file, f_mode) & FMODE_WRITE);
+}
+
+/* Shared mappings that are not for writing yet, by thread group and address: mprotect may make them so. */
+struct mapping {
+	__u64 address;
+	__u64 process;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAPPINGS_MAX);
+	__type(key, struct mapping);
+	__type(value, __u64); /* address of the struct file */
+} mappings SEC(".maps");
+
+/* What is written through a mapping no call tells: that it can be is all there is. */
+static __always_inline void handle_mmap(struct task_struct *task, __u64 address, __u64 protection, __u64 flags, int fd)
+{
+	struct mapping key = { .address = address, .process = task->tgid };
+	__u64 type = flags & MAP_TYPE;
+	struct file *file;
+	struct aq_file *entry;
+	__u64 known;
+
+	if (fd < 0 || (type != MAP_SHARED && type != MAP_SHARED_VALIDATE))
+		return;
+	file = file_at(task, fd);
+	entry = known_file(file);
+	if (!entry || !(BPF_CORE_READ(file, f_mode) & FMODE_WRITE))
+		return;
+	if (protection & PROT_WRITE) {
+		entry->flags = AQ_MAPPED;
+		return;
 	}
-	for (i = sizeof(DESCRIPTOR_PREFIX) - 1; i < (int)sizeof(head); i++) {
+	known = (__u64)file;
+	bpf_map_update_elem(&mappings, &key, &known, BPF_ANY);
+}
+
+static __always_inline void handle_mprotect(struct task_struct *task, __u64 address, __u64 protection)
+{
+	struct mapping key = { .address = address, .process = task->tgid };
+	struct aq_file *entry;
+	__u64 *known;
+
+	if (!(protection & PROT_WRITE))
+		return;
+	known = bpf_map_lookup_elem(&mappings, &key);
+	entry = known ? known_file((struct file *)*known) : NULL;
+	if (entry)
+		entry->flags = AQ_MAPPED;
+}
+
+/* The number behind a prefix, and how long both are; 0 when the head is something else. */
+static __always_inline int number_behind(const char *head, const char *prefix, int prefix_length, int *number)
+{
+	int i;
+
+	for (i = 0; i < prefix_length; i++) {
+		if (head[i] != prefix[i])
+			return 0;
+	}
+	*number = 0;
+	for (i = prefix_length; i < prefix_length + 8; i++) {
 		if (head[i] == 0 || head[i] == '/')
 			break;
 		if (head[i] < '0' || head[i] > '9')
-			return false;
-		number = number * 10 + (head[i] - '0');
+			return 0;
+		*number = *number * 10 + (head[i] - '0');
 	}
-	if (i == sizeof(DESCRIPTOR_PREFIX) - 1 || i == sizeof(head))
+	if (i == prefix_length || i == prefix_length + 8)
+		return 0;
+	return head[i] == '/' ? i + 1 : i;
+}
+
+#define SELF_PREFIX "/proc/self/fd/"
+#define THREAD_PREFIX "/proc/thread-self/fd/"
+#define DEVICE_PREFIX "/dev/fd/"
+
+/* A name below /proc/self/fd/N starts from the descriptor N, and means nothing to any other process. Moves the name
+ * behind it. */
+static __always_inline bool starts_from_descriptor(__u64 *name, int *dirfd, bool in_kernel)
+{
+	char head[sizeof(THREAD_PREFIX) + 8] = {};
+	int length, number = 0;
+
+	if (read_string(head, sizeof(head), (void *)*name, in_kernel) <= 0 || head[0] != '/')
 		return false;
-	*name += head[i & 31] == '/' ? i + 1 : i;
+	length = number_behind(head, SELF_PREFIX, sizeof(SELF_PREFIX) - 1, &number);
+	if (!length)
+		length = number_behind(head, DEVICE_PREFIX, sizeof(DEVICE_PREFIX) - 1, &number);
+	if (!length)
+		length = number_behind(head, THREAD_PREFIX, sizeof(THREAD_PREFIX) - 1, &number);
+	if (!length)
+		return false;
+	*name += length;
 	*dirfd = number;
 	return true;
 }
 
 /* The directory that a name starts from, in the kernel's words. */
 static __always_inline __u32 append_base(struct record *record, __u32 which, __u32 *at, struct task_struct *task, int dirfd,
-					 __u64 *name)
+					 __u64 *name, bool in_kernel)
 {
 	char first = 0;
 	struct file *file;
-	bool by_descriptor = *name && starts_from_descriptor(name, &dirfd);
+	bool by_descriptor = *name && starts_from_descriptor(name, &dirfd, in_kernel);
 
-	bpf_probe_read_user(&first, 1, (void *)*name);
+	if (in_kernel)
+		bpf_probe_read_kernel(&first, 1, (void *)*name);
+	else
+		bpf_probe_read_user(&first, 1, (void *)*name);
 	if (*name && first == '/' && !by_descriptor) {
 		walk_path(which, (__u64)BPF_CORE_READ(task, fs, root.dentry), (__u64)BPF_CORE_READ(task, fs, root.mnt));
 	} else if (dirfd == AT_FDCWD) {
@@ -263,7 +368,7 @@ static __always_inline __u32 append_base(struct record *record, __u32 which, __u
 	return append_path(record, which, at);
 }
 
-/* Which arguments of a change are what. A name of 0 means the descriptor itself. */
+/* Which arguments of a change are what. A name of 0 means the file itself, or that of the descriptor. */
 struct names {
 	__u32 what;
 	__u32 mode;
@@ -272,6 +377,9 @@ struct names {
 	int dest_dirfd;
 	__u64 name;
 	__u64 dest_name;
+	struct file *file;
+	__u64 request_id;
+	bool in_kernel; /* the names: the kernel has read them already */
 };
 
 static __always_inline bool names_of(const struct call *call, struct names *names)
@@ -284,6 +392,9 @@ static __always_inline bool names_of(const struct call *call, struct names *name
 	names->dest_name = 0;
 	names->mode = 0xffffffff;
 	names->flags = 0;
+	names->file = NULL;
+	names->request_id = 0;
+	names->in_kernel = false;
 	switch (call->operation) {
 	case OP_UNLINK:
 		names->what = AQ_DELETE;
@@ -332,6 +443,16 @@ static __always_inline bool names_of(const struct call *call, struct names *name
 		return true;
 	case OP_MKDIRAT:
 		names->what = AQ_MKDIR;
+		names->dirfd = a[0];
+		names->name = a[1];
+		names->mode = a[2];
+		return true;
+	case OP_MKNOD:
+		names->what = AQ_MKNOD;
+		names->mode = a[1];
+		return true;
+	case OP_MKNODAT:
+		names->what = AQ_MKNOD;
 		names->dirfd = a[0];
 		names->name = a[1];
 		names->mode = a[2];
@@ -388,44 +509,59 @@ static __always_inline bool names_of(const struct call *call, struct names *name
 	}
 }
 
-static __always_inline void handle_change(struct task_struct *task, const struct mark *mark, const struct call *call)
+/* False when the change is not told. */
+static __always_inline bool submit_change(struct task_struct *task, const struct mark *mark, struct names *names)
 {
 	__u32 which = SCRATCH_CALL, at = 0;
 	struct record *record = bpf_map_lookup_elem(&records, &which);
-	struct names names;
-	struct file *file;
 
-	if (!record || !names_of(call, &names))
-		return;
-	if (!names.name) {
-		file = file_at(task, names.dirfd);
-		if (!file || !has_path(file))
-			return;
+	if (!record)
+		return false;
+	if (!names->name) {
+		if (!names->file)
+			names->file = file_at(task, names->dirfd);
+		if (!names->file || !has_path(names->file))
+			return false;
 	}
 	COUNT(AQ_CHANGE, seen);
 	begin(&record->header, AQ_CHANGE, task, mark);
-	record->header.flags = names.flags;
-	record->change.what = names.what;
-	record->change.mode = names.mode == 0xffffffff ? names.mode : names.mode & 07777;
+	record->header.flags = names->flags;
+	record->change.what = names->what;
+	record->change.mode = names->mode == 0xffffffff ? names->mode : names->mode & 07777;
+	record->change.request_id = names->request_id;
 	record->change.uid = BPF_CORE_READ(task, real_cred, uid.val);
 	record->change.mount_ns = BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
 	record->change.base_length = 0;
 	record->change.dest_base_length = 0;
 	record->change.dest_name_length = 0;
 	record->change.name_length = 0;
-	if (names.what != AQ_SYMLINK)
-		record->change.base_length = append_base(record, which, &at, task, names.dirfd, &names.name);
-	if (names.name)
-		record->change.name_length = append_user_string(record, &at, (void *)names.name);
-	if (names.dest_name) {
-		record->change.dest_base_length = append_base(record, which, &at, task, names.dest_dirfd, &names.dest_name);
-		record->change.dest_name_length = append_user_string(record, &at, (void *)names.dest_name);
+	if (!names->name) {
+		walk_file(which, names->file);
+		record->change.base_length = append_path(record, which, &at);
+	} else {
+		if (names->what != AQ_SYMLINK)
+			record->change.base_length =
+				append_base(record, which, &at, task, names->dirfd, &names->name, names->in_kernel);
+		record->change.name_length = append_string(record, &at, (void *)names->name, names->in_kernel);
+	}
+	if (names->dest_name) {
+		record->change.dest_base_length =
+			append_base(record, which, &at, task, names->dest_dirfd, &names->dest_name, names->in_kernel);
+		record->change.dest_name_length = append_string(record, &at, (void *)names->dest_name, names->in_kernel);
 	}
 	if (at > AQ_DATA_MAX) {
 		COUNT(AQ_CHANGE, oversized);
-		return;
+		return false;
 	}
-	submit(&record->header, AQ_TEXT + at, false);
+	return submit(&record->header, AQ_TEXT + at, false);
+}
+
+static __always_inline void handle_change(struct task_struct *task, const struct mark *mark, const struct call *call)
+{
+	struct names names;
+
+	if (names_of(call, &names))
+		submit_change(task, mark, &names);
 }
 
 static long sweep_one(void *map, const __u64 *key, struct aq_file *entry, void *context)
@@ -434,14 +570,6 @@ static long sweep_one(void *map, const __u64 *key, struct aq_file *entry, void *
 
 	if (!is_alive(address, entry))
 		end_file(address, 0);
-	return 0;
-}
-
-/* Run by the recorder: reports every known file that has ended unseen. */
-SEC("raw_tp")
-int sweep(void *context)
-{
-	bpf_for_each_map_elem(&files, sweep_one, NULL, 0);
 	return 0;
 }
 

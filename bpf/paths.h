@@ -7,7 +7,7 @@
 #define S_IFMT 0170000
 #define S_IFSOCK 0140000
 #define S_IFDIR 0040000
-#define SB_NOUSER (1ul << 31) /* pipes, sockets, anonymous inodes, memfd: no path leads there */
+#define SB_NOUSER (1ul << 31) /* pipes, sockets, anonymous inodes, memfds: no path leads there */
 
 /* A path being walked. The walk's state is in the map and its step a global function: so the verifier checks one step,
  * not every path through all of them. */
@@ -53,10 +53,6 @@ __noinline int walk_step(__u32 which)
 		return 0;
 	}
 	parent = BPF_CORE_READ(dentry, d_parent);
-	if (parent == dentry) {
-		buffer->cut = 0; /* not below any mount: a detached tree */
-		return 1;
-	}
 	at = buffer->start;
 	length = BPF_CORE_READ(dentry, d_name.len);
 	if (length > 255)
@@ -66,6 +62,13 @@ __noinline int walk_step(__u32 which)
 	at -= length;
 	if (bpf_probe_read_kernel(&buffer->text[at & (AQ_PATH_MAX - 1)], length & 255, BPF_CORE_READ(dentry, d_name.name)))
 		return 1;
+	if (parent == dentry) {
+		/* Not below any mount: a detached tree, whose root is /, or what has a name alone: memfd:name. */
+		if (length > 0 && buffer->text[at & (AQ_PATH_MAX - 1)] != '/')
+			buffer->start = at;
+		buffer->cut = 0;
+		return 1;
+	}
 	at -= 1;
 	buffer->text[at & (AQ_PATH_MAX - 1)] = '/';
 	buffer->start = at;
@@ -117,14 +120,20 @@ static __always_inline __u32 append_path(struct record *record, __u32 which, __u
 	return length & (AQ_PATH_MAX - 1);
 }
 
-/* Appends a user's string without its NUL; returns its length. */
-static __always_inline __u32 append_user_string(struct record *record, __u32 *at, const void *text)
+/* Reads a string of the user's, or one that the kernel has read already; as bpf_probe_read_user_str. */
+static __always_inline long read_string(void *to, __u32 size, const void *text, bool in_kernel)
+{
+	return in_kernel ? bpf_probe_read_kernel_str(to, size, text) : bpf_probe_read_user_str(to, size, text);
+}
+
+/* Appends a string without its NUL; returns its length. */
+static __always_inline __u32 append_string(struct record *record, __u32 *at, const void *text, bool in_kernel)
 {
 	long length;
 
 	if (*at > AQ_DATA_MAX - AQ_PATH_MAX)
 		return 0;
-	length = bpf_probe_read_user_str(&record->data[*at], AQ_PATH_MAX, text);
+	length = read_string(&record->data[*at], AQ_PATH_MAX, text, in_kernel);
 	if (length <= 0) {
 		record->header.flags |= AQ_TRUNCATED;
 		return 0;
@@ -164,10 +173,25 @@ static __always_inline void walk_file(__u32 which, struct file *file)
 	walk_path(which, (__u64)BPF_CORE_READ(file, f_path.dentry), (__u64)BPF_CORE_READ(file, f_path.mnt));
 }
 
-/* False for what has no name in the file system. */
+#define MEMFD "memfd:"
+
+static __always_inline bool is_memfd(struct file *file)
+{
+	char name[sizeof(MEMFD)] = {};
+	int i;
+
+	bpf_probe_read_kernel_str(name, sizeof(name), BPF_CORE_READ(file, f_path.dentry, d_name.name));
+	for (i = 0; i < (int)sizeof(MEMFD) - 1; i++) {
+		if (name[i] != MEMFD[i])
+			return false;
+	}
+	return true;
+}
+
+/* False for what has no name: pipes, sockets, anonymous inodes. A memfd has one, though no path leads there. */
 static __always_inline bool has_path(struct file *file)
 {
-	return !(BPF_CORE_READ(file, f_inode, i_sb, s_flags) & SB_NOUSER);
+	return !(BPF_CORE_READ(file, f_inode, i_sb, s_flags) & SB_NOUSER) || is_memfd(file);
 }
 
 #endif

@@ -189,7 +189,16 @@ static __always_inline void close_socket(__u64 file)
 		end_socket(file);
 }
 
-static __always_inline void count_bytes(struct sock *sk, __u64 file, __u64 bytes, bool received)
+/* A descriptor was closed; what it was of too, when it was the last one. */
+static __always_inline void handle_close(struct task_struct *task, int fd)
+{
+	__u64 address = forget_descriptor(task, fd);
+
+	close_file(address, AQ_SEEN);
+	close_socket(address);
+}
+
+static __always_inline void count_through(struct sock *sk, __u64 file, __u64 bytes, bool received)
 {
 	enum transport transport = transport_of(sk);
 	__u64 key = transport == TCP ? (__u64)sk : file;
@@ -496,7 +505,7 @@ static __noinline int count_by_call(struct task_struct *task, int fd, __u64 byte
 	struct sock *sk = socket_at(task, fd, &file);
 
 	if (sk)
-		count_bytes(sk, (__u64)file, bytes, received);
+		count_through(sk, (__u64)file, bytes, received);
 	return 0;
 }
 
@@ -506,7 +515,7 @@ static __always_inline void count_at_socket(struct sock *sk, int bytes, bool rec
 {
 	if (bytes <= 0 || !bpf_task_storage_get(&marks, bpf_get_current_task_btf(), NULL, 0))
 		return;
-	count_bytes(sk, (__u64)BPF_CORE_READ(sk, sk_socket, file), bytes, received);
+	count_through(sk, (__u64)BPF_CORE_READ(sk, sk_socket, file), bytes, received);
 }
 
 SEC("tp_btf/sock_send_length")
@@ -551,7 +560,7 @@ static __noinline int handle_transfer(struct task_struct *task, const struct mar
 	if (operation == OP_SENDMMSG || operation == OP_RECVMMSG)
 		count_messages(call->arguments[1], result);
 	else if (transport != UDP)
-		count_bytes(sk, (__u64)file, result, received);
+		count_through(sk, (__u64)file, result, received);
 	else if (operation == OP_SENDMSG || operation == OP_RECVMSG)
 		count_message(call->arguments[1], result);
 	else if (operation == OP_SEND || operation == OP_RECEIVE)

@@ -149,6 +149,11 @@ pub trait Collector {
     /// System calls are seen since then (nanoseconds since boot); `None` while they are not.
     fn syscalls_since(&self) -> Option<u64>;
 
+    /// Whether what processes ask of `io_uring` is seen.
+    fn sees_requests(&self) -> bool {
+        true
+    }
+
     /// How many agents live: decides about the hook on system calls.
     fn agents_live(&mut self, agents: usize);
 

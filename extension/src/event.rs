@@ -52,6 +52,8 @@ pub enum EventKind {
     Close(Close),
     /// A file was changed by its name or by its descriptor.
     Change(Change),
+    /// Of `io_uring`.
+    Request(Request),
     /// Something happened to a socket that the process owns.
     Connection(Connection),
     /// Something that may tell the name of a peer.
@@ -152,6 +154,8 @@ pub struct Close {
     pub bytes_written: u64,
     /// Seen at `close`; otherwise inferred after the fact.
     pub seen: bool,
+    /// It was mapped, shared and for writing: what was written so is in no count.
+    pub mapped: bool,
 }
 
 /// What was done to a name or an open file.
@@ -167,6 +171,7 @@ pub enum ChangeKind {
     Chmod,
     Chown,
     Truncate,
+    Mknod,
 }
 
 /// A name as a system call was given it.
@@ -199,6 +204,22 @@ pub struct Change {
     pub uid: u32,
     /// A path was cut off.
     pub truncated: bool,
+    /// It was asked of `io_uring`: whether it was done, the [`Request::Result`] of this number will tell.
+    pub request_id: Option<u64>,
+}
+
+/// What a process does by requests, instead of by system calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// It made a ring: requests may follow.
+    Ring,
+    /// A change that was asked for was done, or was not.
+    Result {
+        /// Of the change.
+        request_id: u64,
+        /// Whether it was done.
+        done: bool,
+    },
 }
 
 /// State of a TCP connection, as the kernel numbers them (`include/net/tcp_states.h`).

@@ -32,7 +32,7 @@ CALLS = (
     " ?open openat ?openat2 ?creat open_by_handle_at io_uring_setup ?getdents getdents64 truncate ftruncate"
     " ?unlink unlinkat ?rmdir ?mkdir mkdirat ?mknod mknodat bind ?rename ?renameat renameat2 ?link linkat ?symlink symlinkat"
     " ?chmod fchmod fchmodat ?fchmodat2 ?chown ?lchown fchown fchownat connect"
-    " dup ?dup2 dup3 fcntl exit_group"
+    " dup ?dup2 dup3 fcntl memfd_create exit_group"
 )
 # Nothing is cut: an argument of exec has at most 128 KiB (MAX_ARG_STRLEN), a path 4 KiB.
 # A process that ends while its other threads are in calls cuts those off, and then nobody knows what they did: so the end
@@ -215,8 +215,11 @@ def strings(arg, call):
     return [unescape(s) for s in STRING.findall(arg)]
 
 
+MEMFD = "/memfd:"
+
+
 class Descriptor:
-    """An annotated descriptor. `path` is None for what lies in no file system: pipes, sockets, memfds."""
+    """An annotated descriptor. `path` is None for what has no name: pipes, sockets; of a memfd it is `memfd:name`."""
 
     def __init__(self, text, call):
         match = re.fullmatch(r"(AT_FDCWD|-?\d+)(?:<(.*)>)?(\(deleted\))?", text, re.S)
@@ -227,7 +230,7 @@ class Descriptor:
         self.deleted = bool(match[3])
         raw = re.sub(r"<(char|block) \d+:\d+>$", "", match[2])
         self.kind = raw.split(":")[0]
-        self.path = unescape(raw) if raw.startswith("/") and not raw.startswith("/memfd:") else None
+        self.path = unescape(raw[1:] if raw.startswith(MEMFD) else raw) if raw.startswith("/") else None
 
 
 # ---------------------------------------------------------------------------------------------- the file system
@@ -469,7 +472,12 @@ class Run:
             self.settle(call, name, content, there=False)
             self.file(call, "symlink", content, name)
         elif call.name in ("mknod", "mknodat"):
-            self.settle(call, self.named(call, call.args, call.name == "mknodat"), FILE, there=False)
+            name = self.named(call, call.args, call.name == "mknodat")
+            self.settle(call, name, FILE, there=False)
+            self.file(call, "create", name)
+        elif call.name == "memfd_create":
+            path = self.opened(call.tid)[call.value] = Descriptor(call.result, call).path
+            self.file(call, "create", path)
         elif call.name == "bind":
             if path := re.search(r'sun_path="((?:[^"\\]|\\.)*)"', call.args[1], re.S):
                 self.settle(call, self.files.resolve(self.fs(call.tid)[0], unescape(path[1]), follow=False), FILE, there=False)
@@ -564,9 +572,12 @@ class Run:
         if opened.path is None or "O_PATH" in flags:
             return
         if "O_TMPFILE" in flags:
-            # The kernel gives the file a name that leads nowhere, and does not set FMODE_CREATED (seen on 6.18, ext4 and tmpfs).
-            return self.file(call, "open_write", opened.path)
+            # The kernel gives the file a name that leads nowhere.
+            return self.file(call, "create", opened.path)
         path, writes = opened.path, bool(flags & {"O_WRONLY", "O_RDWR"})
+        if path.startswith(MEMFD[1:]):
+            how = "open_read" if not writes else "truncate" if "O_TRUNC" in flags else "open_write"
+            return self.file(call, how, path)
         node = self.files.get(path)
         if "O_DIRECTORY" in flags or isinstance(node, dict) or path in self.listed:
             return
@@ -601,7 +612,7 @@ class Run:
                 number = re.match(r"\d+", call.args[0])[0]
                 path = f"/dev/fd/{number}/{path}" if path else f"/dev/fd/{number}"
         # /proc/self/exe is what runs already: no script.
-        live = None if below(live, UNMODELLED) else self.files.resolve(base, live, follow=True)
+        live = None if below(live, UNMODELLED) or live.startswith(MEMFD[1:]) else self.files.resolve(base, live, follow=True)
         args = interpreted(path, argv, live) if live else argv
         self.emit("exec", call, path=shown(path), argv=list(map(shown, argv)), args=list(map(shown, args)))
 

@@ -47,6 +47,9 @@ class Opens(unittest.TestCase):
             10 openat2(AT_FDCWD</w>, "old", {flags=O_WRONLY|O_APPEND, resolve=RESOLVE_BENEATH}, 24) = 3</w/old>
             10 openat(AT_FDCWD</w>, "excl", O_RDWR|O_CREAT|O_EXCL, 0600) = 3</w/excl>
             10 open("/w", O_RDWR|O_TMPFILE, 0600) = 3</w/#123>(deleted)
+            10 memfd_create("x", MFD_CLOEXEC) = 3</memfd:x>(deleted)
+            10 openat(AT_FDCWD</w>, "/proc/self/fd/3", O_WRONLY) = 4</memfd:x>(deleted)
+            10 mknod("fifo", S_IFIFO|0600) = 0
             10 openat(AT_FDCWD</w>, "/dev/null", O_WRONLY|O_CREAT|O_TRUNC, 0666) = 3</dev/null<char 1:3>>
         """
         self.assertEqual(
@@ -60,7 +63,10 @@ class Opens(unittest.TestCase):
                 ("create", "/w/newer"),
                 ("open_write", "/w/old"),
                 ("create", "/w/excl"),
-                ("open_write", "/w/#123"),
+                ("create", "/w/#123"),
+                ("create", "memfd:x"),
+                ("open_write", "memfd:x"),
+                ("create", "/w/fifo"),
                 ("truncate", "/dev/null"),
             ],
         )
@@ -74,7 +80,6 @@ class Opens(unittest.TestCase):
             10 mkdir("new", 0777) = 0
             10 open("new", O_RDONLY) = 3</w/new>
             10 openat(AT_FDCWD</w>, "/proc/self/fd/1", O_WRONLY) = 3<pipe:[5]>
-            10 openat(AT_FDCWD</w>, "/proc/self/fd/1", O_WRONLY) = 3</memfd:x>(deleted)
             10 openat(AT_FDCWD</w>, "/proc", O_RDONLY) = 3</proc>
             10 getdents64(3</proc>, 0x1 /* 3 entries, "it's" ( */, 32768) = 80
             10 openat(AT_FDCWD</w>, "old", O_RDWR) = ? ERESTARTSYS (To be restarted if SA_RESTART is set)
@@ -168,6 +173,7 @@ class Changes(unittest.TestCase):
                 ("chown", "/w/old"),
                 ("truncate", "/w/d/x"),
                 ("truncate", "/w/old"),
+                ("truncate", "memfd:a"),
             ],
         )
 
@@ -375,7 +381,7 @@ class Live(unittest.TestCase):
                 (0, "create", "moved/f/g"),
                 (0, "delete", "moved/a"),
                 (0, "delete", "moved/h"),
-                (0, "open_write", "moved/"),
+                (0, "create", "moved/"),
                 (0, "delete", "moved/sock"),
                 (0, "create", "moved/script"),
                 (0, "chmod", "moved/script"),

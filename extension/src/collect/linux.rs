@@ -1,6 +1,7 @@
 //! Linux: eBPF. The programs are in `bpf/`, their records in `bpf/event.h`.
 //!
-//! [`decode`] and [`procfs`] are pure and compiled on every system; `ebpf` loads and attaches, `ring` reads, `adopt` asks
+//! [`decode`] and [`procfs`] are pure and compiled on every system; `ebpf` loads and attaches, `uring` says whether what is
+//! asked of `io_uring` can be seen, `ring` reads, `adopt` asks
 //! for what ran before, `pins` keeps it all for the next recorder.
 
 #[cfg(target_os = "linux")]
@@ -21,3 +22,5 @@ mod ring;
 pub mod trial;
 #[cfg(target_os = "linux")]
 mod uprobes;
+#[cfg(target_os = "linux")]
+mod uring;

@@ -14,7 +14,7 @@ use reconcile::Absences;
 use super::Store;
 use super::clock::{Clock, unix_ns};
 use super::connections::Connections;
-use super::files::Files;
+use super::files::{self, Files};
 use super::inspect::{Machine, Procfs};
 use super::names::Names;
 use super::rows::{AgentRow, Identity, ProcessRow};
@@ -23,7 +23,7 @@ use crate::enrich::container::Containers;
 use crate::enrich::project;
 use crate::enrich::users::Users;
 use crate::enrich::{Masker, Meaning};
-use crate::event::{Event, EventKind, Exec, Exit, Fork, Mark, Name, ProcessKey, Step, TcpState};
+use crate::event::{Event, EventKind, Exec, Exit, Fork, Mark, Name, ProcessKey, Request, Step, TcpState};
 use crate::hash::fnv1a;
 use crate::identify::{Catalogue, Match, ProcessFacts, Signature};
 use crate::record::inspect;
@@ -192,6 +192,29 @@ impl Engine {
                 let time_ns = self.clock.unix(event.boot_ns);
                 let known = self.files.close(close, time_ns, &mut self.clock, &self.store);
                 self.discarded += u64::from(!known);
+            }
+            EventKind::Request(Request::Result { request_id, done }) => {
+                let time_ns = self.clock.unix(event.boot_ns);
+                let asked = self.files.result(*request_id, *done, time_ns, &mut self.clock, &self.store);
+                match asked {
+                    Some((kind, index)) => {
+                        if let Some(instance) = self.instances.get_mut(&index) {
+                            files::count(kind, instance);
+                            instance.changed(time_ns);
+                        }
+                    }
+                    None => self.discarded += 1,
+                }
+            }
+            EventKind::Request(Request::Ring) => {
+                let blind = !collector.sees_requests();
+                self.with(event, |_, _, context| {
+                    let instance = context.instance.filter(|_| blind);
+                    instance.is_some_and(|instance| {
+                        context.store.update(|state| state.add_blind_spot(&instance.row));
+                        true
+                    })
+                });
             }
         }
     }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::Store;
 use super::clock::Clock;
-use super::engine::Context;
+use super::engine::{Context, Instance};
 use super::rows::{AgentRow, FileOpRow, Identity, OpenFileRow};
 use crate::enrich::resolve::{Source, resolve};
 use crate::enrich::{Meaning, project};
@@ -18,7 +18,20 @@ pub(super) struct Files {
     adopted: HashSet<u64>,
     /// Instances that ended, and since when.
     ended: Vec<(i64, u64)>,
+    /// Changes of which it is not known yet whether they were done, by their request.
+    asked: HashMap<u64, Asked>,
 }
+
+/// A change that was asked for.
+#[derive(Debug)]
+struct Asked {
+    kind: ChangeKind,
+    instance: usize,
+    rows: Vec<FileOpRow>,
+}
+
+/// More than the kernel's side has on the way at once: beyond it are some whose result was lost.
+const ASKED: usize = 16_384;
 
 /// Time for the ends of an instance's files to be found after its own.
 const LEFT_AFTER_NS: u64 = 3_000_000_000;
@@ -107,14 +120,17 @@ impl Files {
     /// An open ended. False when the open was noise.
     pub(super) fn close(&mut self, close: &Close, time_ns: i64, clock: &mut Clock, store: &Store) -> bool {
         let Some(opened) = self.open.remove(&close.open_id) else { return false };
-        self.adopted.remove(&close.open_id);
+        // What was mapped before recording began is not known.
+        let adopted = self.adopted.remove(&close.open_id);
+        let writable = opened.operation != operation(OpenMode::Read);
+        let mmap_write = if close.mapped { Some(true) } else { (writable && !adopted).then_some(false) };
         let source = if close.seen { "seen" } else { "inferred" };
+        let opened = FileOpRow { mmap_write, ..opened };
         end(opened, Some((close.bytes_read, close.bytes_written)), source, time_ns, clock, store);
         true
     }
 
     /// A name or an open file was changed.
-    #[allow(clippy::unused_self)]
     pub(super) fn change(&mut self, change: &Change, mut context: Context<'_>) -> bool {
         let operation = match change.kind {
             ChangeKind::Delete => "delete",
@@ -126,13 +142,10 @@ impl Files {
             ChangeKind::Chmod => "chmod",
             ChangeKind::Chown => "chown",
             ChangeKind::Truncate => "truncate",
+            ChangeKind::Mknod => "create",
         };
-        if let Some(instance) = context.instance.as_deref_mut() {
-            match change.kind {
-                ChangeKind::Delete => instance.row.files_deleted += 1,
-                ChangeKind::Truncate => instance.row.files_written += 1,
-                _ => {}
-            }
+        if let Some(instance) = context.instance.as_deref_mut().filter(|_| change.request_id.is_none()) {
+            count(change.kind, instance);
         }
         let here = change.mount_ns == context.boot.mount_ns;
         let real = |directory: &str| {
@@ -150,10 +163,12 @@ impl Files {
             }
             (dest, _) => {
                 let (path, source) = path_of(&change.path);
-                let target = (change.followed && !change.path.name.is_empty()).then(|| real(&path)).flatten();
-                let (path, source) = match target.filter(|target| *target != path) {
-                    Some(target) => (target, Source::Resolved),
-                    None => (path, source),
+                let follow = change.followed && !change.path.name.is_empty();
+                let (path, source) = match follow.then(|| real(&path)) {
+                    Some(Some(target)) if target != path => (target, Source::Resolved),
+                    // It may have been a symlink, and is gone.
+                    Some(None) => (path, Source::Lexical),
+                    _ => (path, source),
                 };
                 (path, dest.as_ref().map(|dest| path_of(dest).0), source)
             }
@@ -176,13 +191,53 @@ impl Files {
             dest_path: Some(row.path.clone()),
             ..row.clone()
         });
-        context.store.update(|state| {
-            state.file_ops.push(row);
-            if let Some(back) = back {
-                state.file_ops.push(back);
+        let rows: Vec<_> = [row].into_iter().chain(back).collect();
+        match change.request_id {
+            Some(request_id) => {
+                self.make_room();
+                self.asked.insert(request_id, Asked { kind: change.kind, instance: context.process.instance, rows });
+            }
+            None => context.store.update(|state| rows.into_iter().for_each(|row| state.file_ops.push(row))),
+        }
+        true
+    }
+
+    /// A change that was asked for has its result. What was done and by which instance; none when it was not done.
+    pub(super) fn result(
+        &mut self,
+        request_id: u64,
+        done: bool,
+        time_ns: i64,
+        clock: &mut Clock,
+        store: &Store,
+    ) -> Option<(ChangeKind, usize)> {
+        let asked = self.asked.remove(&request_id).filter(|_| done)?;
+        store.update(|state| {
+            for row in asked.rows {
+                state.file_ops.push(FileOpRow { eid: clock.next_eid(), time_ns, ..row });
             }
         });
-        true
+        Some((asked.kind, asked.instance))
+    }
+
+    /// Forgets what waits for a result that was lost.
+    fn make_room(&mut self) {
+        if self.asked.len() < ASKED {
+            return;
+        }
+        let time_of = |asked: &Asked| asked.rows.first().map_or(0, |row| row.time_ns);
+        let oldest = self.asked.iter().min_by_key(|(_, asked)| time_of(asked)).map(|(id, _)| *id);
+        oldest.map(|id| self.asked.remove(&id));
+    }
+}
+
+/// What a change adds to the counts of its instance.
+pub(super) fn count(kind: ChangeKind, instance: &mut Instance) {
+    match kind {
+        ChangeKind::Delete => instance.row.files_deleted += 1,
+        ChangeKind::Truncate => instance.row.files_written += 1,
+        ChangeKind::Mknod => instance.row.files_created += 1,
+        _ => {}
     }
 }
 

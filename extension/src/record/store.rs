@@ -26,6 +26,9 @@ const FILE_OPS: usize = 48 << 20;
 /// Instances with a gap that are remembered after they have left memory.
 const GAPS: usize = 100;
 
+/// Instances with a blind spot that are remembered.
+const BLIND_SPOTS: usize = 100;
+
 /// What only the collector knows at the moment of asking.
 pub trait Probe: Send + Sync {
     /// Health of the collector, a row a kind of event.
@@ -64,6 +67,8 @@ pub struct State {
     pub faults: Vec<String>,
     /// Ended instances whose first moments were not seen whole, the last ones that are in memory no more.
     pub gaps: VecDeque<AgentRow>,
+    /// Instances that used `io_uring` where it cannot be seen, the last ones, as they were then.
+    pub blind_spots: VecDeque<AgentRow>,
     /// What an earlier recorder left running, until the recording thread has gone on with it or closed it. Nothing is
     /// stored before that.
     pub found: Option<Found>,
@@ -85,6 +90,7 @@ impl Default for State {
             signatures: Vec::new(),
             faults: Vec::new(),
             gaps: VecDeque::new(),
+            blind_spots: VecDeque::new(),
             found: None,
             place: Place::default(),
         }
@@ -122,6 +128,15 @@ impl State {
         self.live_processes.all_new();
         self.live_connections.all_new();
         self.open_files.all_new();
+    }
+
+    /// Remembers an instance that does something that cannot be seen.
+    pub fn add_blind_spot(&mut self, agent: &AgentRow) {
+        if self.blind_spots.iter().any(|known| known.agent_id == agent.agent_id) {
+            return;
+        }
+        self.blind_spots.push_back(agent.clone());
+        self.blind_spots.drain(..self.blind_spots.len().saturating_sub(BLIND_SPOTS));
     }
 
     /// Forgets instances that are kept elsewhere now.
@@ -404,6 +419,16 @@ impl Store {
             );
             remark("gap", message, Some(agent.uid))
         };
+        let blind = self.read(|state| state.blind_spots.clone());
+        let blind = blind.iter().filter_map(|agent| {
+            let message = format!(
+                "{} (pid {}, agent_id {}) used io_uring, whose requests this kernel does not tell: files that it changed \
+                 and bytes that it moved that way are in no row",
+                agent.agent, agent.pid, agent.agent_id
+            );
+            let row = remark("blind_spot", message, Some(agent.uid))?;
+            Some(CollectorRow { blind_spot: Some("io_uring".into()), ..row })
+        });
         let faults = self.read(|state| state.faults.clone());
         let faults = faults.into_iter().filter_map(|fault| remark("config", fault, None));
         let past: Vec<_> = {
@@ -423,7 +448,8 @@ impl Store {
         let (gone, here) = self.read(|state| {
             (state.gaps.clone(), state.agents.snapshot().and(state.live_agents.values().cloned().collect()))
         });
-        let remarks = gone.iter().chain(here.iter()).filter_map(gap).chain(gaps).chain(faults).chain(past).collect();
+        let remarks =
+            gone.iter().chain(here.iter()).filter_map(gap).chain(gaps).chain(blind).chain(faults).chain(past).collect();
         Snapshot::of(rows).and(remarks)
     }
 }

@@ -86,7 +86,11 @@ pub(super) static TABLE: Declaration<FileOpRow> = Declaration {
             "Bytes written, in a close; of a file that was open when recording began, since then",
             |row| row.bytes_written.into(),
         ),
-        integer("mmap_write", "1 when it was mapped for shared writing: bytes written so are not counted", unknown),
+        integer(
+            "mmap_write",
+            "In a close: 1 when it was mapped for shared writing, for bytes written so are not counted; 0 when it was open for writing and not mapped; else NULL",
+            |row| row.mmap_write.into(),
+        ),
         text(
             "close_source",
             "seen at the close, inferred after it, or unknown: it was open when recording ended, and was not found when it began again, which is the time of the row",

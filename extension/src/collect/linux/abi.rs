@@ -9,13 +9,16 @@ pub const AQ_CLOSE: u32 = 4;
 pub const AQ_CHANGE: u32 = 5;
 pub const AQ_CONNECTION: u32 = 6;
 pub const AQ_NAME: u32 = 7;
-pub const AQ_KINDS: u32 = 8;
+pub const AQ_REQUEST: u32 = 8;
+pub const AQ_KINDS: u32 = 9;
 pub const AQ_TRUNCATED: u32 = 1;
 pub const AQ_CANDIDATE: u32 = 2;
 pub const AQ_SEEN: u32 = 4;
 pub const AQ_UNTRACKED: u32 = 8;
 pub const AQ_FOLLOWED: u32 = 16;
 pub const AQ_EXCHANGED: u32 = 32;
+pub const AQ_PENDING: u32 = 65536;
+pub const AQ_MAPPED: u32 = 131072;
 pub const AQ_SLOT_FREE: u32 = 0;
 pub const AQ_SLOT_PROVISIONAL: u32 = 1;
 pub const AQ_SLOT_CONFIRMED: u32 = 2;
@@ -43,6 +46,9 @@ pub const AQ_RMDIR: u32 = 5;
 pub const AQ_CHMOD: u32 = 6;
 pub const AQ_CHOWN: u32 = 7;
 pub const AQ_TRUNCATE: u32 = 8;
+pub const AQ_MKNOD: u32 = 9;
+pub const AQ_RESULT: u32 = 0;
+pub const AQ_RING: u32 = 1;
 pub const AQ_STEP_CONNECT: u32 = 0;
 pub const AQ_STEP_STATE: u32 = 1;
 pub const AQ_STEP_ACCEPT: u32 = 2;
@@ -145,6 +151,7 @@ pub struct aq_change {
     pub name_length: __u16,
     pub dest_base_length: __u16,
     pub dest_name_length: __u16,
+    pub request_id: __u64,
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -186,6 +193,14 @@ pub struct aq_name {
     pub length: __u32,
     pub addresses: __u32,
     pub padding: [__u64; 3usize],
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct aq_request {
+    pub header: aq_header,
+    pub request_id: __u64,
+    pub result: __s32,
+    pub what: __u32,
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -240,6 +255,7 @@ pub struct aq_file {
     pub bytes_read: __u64,
     pub bytes_written: __u64,
     pub owner: aq_owner,
+    pub flags: __u64,
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

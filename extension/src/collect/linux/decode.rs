@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::abi;
 use crate::event::{
     CallPath, Change, ChangeKind, Close, Connection, Event, EventKind, Exec, Exit, FlowStart, Fork, Heard, Mark, Name,
-    Open, OpenMode, Piece, ProcessKey, Step, TcpState, Transport, escape,
+    Open, OpenMode, Piece, ProcessKey, Request, Step, TcpState, Transport, escape,
 };
 
 const _: () = assert!(size_of::<abi::aq_header>() == 56);
@@ -17,18 +17,19 @@ const _: () = assert!(size_of::<abi::aq_exec>() == abi::AQ_TEXT as usize);
 const _: () = assert!(size_of::<abi::aq_exit>() == 64);
 const _: () = assert!(size_of::<abi::aq_open>() == 88);
 const _: () = assert!(size_of::<abi::aq_close>() == 80);
-const _: () = assert!(size_of::<abi::aq_change>() == 80);
+const _: () = assert!(size_of::<abi::aq_change>() == 88);
 const _: () = assert!(size_of::<abi::aq_connection>() == 144);
 const _: () = assert!(size_of::<abi::aq_unix_connection>() == 256);
 const _: () = assert!(size_of::<abi::aq_socket>() == 72);
 const _: () = assert!(size_of::<abi::aq_flow_key>() == 32);
 const _: () = assert!(size_of::<abi::aq_flow>() == 64);
 const _: () = assert!(size_of::<abi::aq_name>() == abi::AQ_TEXT as usize);
+const _: () = assert!(size_of::<abi::aq_request>() == 72);
 const _: () = assert!(size_of::<abi::aq_counters>() == 64);
 const _: () = assert!(size_of::<abi::aq_slot>() == 24);
 const _: () = assert!(size_of::<abi::aq_control>() == 16);
 const _: () = assert!(size_of::<abi::aq_recorder>() == 32);
-const _: () = assert!(size_of::<abi::aq_file>() == 56);
+const _: () = assert!(size_of::<abi::aq_file>() == 64);
 
 /// Of Linux (`include/linux/socket.h`, `include/uapi/linux/in.h`).
 const AF_UNIX: u8 = 1;
@@ -69,6 +70,8 @@ unsafe impl Raw for abi::aq_open {}
 unsafe impl Raw for abi::aq_close {}
 // SAFETY: as above.
 unsafe impl Raw for abi::aq_change {}
+// SAFETY: as above.
+unsafe impl Raw for abi::aq_request {}
 // SAFETY: as above.
 unsafe impl Raw for abi::aq_connection {}
 // SAFETY: as above.
@@ -154,10 +157,11 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
         abi::AQ_EXEC => exec(record, &header, truncated)?,
         abi::AQ_EXIT => exit(record)?,
         abi::AQ_OPEN => open(record, header.flags & abi::AQ_UNTRACKED == 0, truncated)?,
-        abi::AQ_CLOSE => close(record, header.flags & abi::AQ_SEEN != 0)?,
+        abi::AQ_CLOSE => close(record, header.flags)?,
         abi::AQ_CHANGE => change(record, header.flags, truncated)?,
         abi::AQ_CONNECTION => connection(record)?,
         abi::AQ_NAME => name(record)?,
+        abi::AQ_REQUEST => request(record)?,
         other => return Err(DecodeError::Unknown("kind", other)),
     };
     Ok(Event {
@@ -236,10 +240,21 @@ fn open(record: &[u8], tracked: bool, truncated: bool) -> Result<EventKind, Deco
     Ok(EventKind::Open(Open { open_id, how, path, mode, fd, uid, tracked, truncated }))
 }
 
-fn close(record: &[u8], seen: bool) -> Result<EventKind, DecodeError> {
+fn close(record: &[u8], flags: u32) -> Result<EventKind, DecodeError> {
     let raw: abi::aq_close = read(record)?;
     let abi::aq_close { open_id, bytes_read, bytes_written, .. } = raw;
-    Ok(EventKind::Close(Close { open_id, bytes_read, bytes_written, seen }))
+    let (seen, mapped) = (flags & abi::AQ_SEEN != 0, flags & abi::AQ_MAPPED != 0);
+    Ok(EventKind::Close(Close { open_id, bytes_read, bytes_written, seen, mapped }))
+}
+
+fn request(record: &[u8]) -> Result<EventKind, DecodeError> {
+    let raw: abi::aq_request = read(record)?;
+    let request = match raw.what {
+        abi::AQ_RESULT => Request::Result { request_id: raw.request_id, done: raw.result >= 0 },
+        abi::AQ_RING => Request::Ring,
+        other => return Err(DecodeError::Unknown("request", other)),
+    };
+    Ok(EventKind::Request(request))
 }
 
 fn change(record: &[u8], flags: u32, truncated: bool) -> Result<EventKind, DecodeError> {
@@ -254,6 +269,7 @@ fn change(record: &[u8], flags: u32, truncated: bool) -> Result<EventKind, Decod
         abi::AQ_CHMOD => ChangeKind::Chmod,
         abi::AQ_CHOWN => ChangeKind::Chown,
         abi::AQ_TRUNCATE => ChangeKind::Truncate,
+        abi::AQ_MKNOD => ChangeKind::Mknod,
         other => return Err(DecodeError::Unknown("change", other)),
     };
     let mut texts = Texts::of(record)?;
@@ -269,6 +285,7 @@ fn change(record: &[u8], flags: u32, truncated: bool) -> Result<EventKind, Decod
         mount_ns: raw.mount_ns,
         uid: raw.uid,
         truncated,
+        request_id: (flags & abi::AQ_PENDING != 0).then_some(raw.request_id),
     }))
 }
 

@@ -15,7 +15,7 @@ use super::decode::{address, bytes_of, decode, kind_of, read};
 use super::pins::Pins;
 use super::ring::{Ring, RingMap};
 use super::uprobes::{self, Lookups};
-use super::{abi, adopt};
+use super::{abi, adopt, uring};
 use crate::collect::latency::Latency;
 use crate::collect::{CollectError, Collector, DegradationReason, Interest, Kept, Place, Syscalls};
 use crate::event::{Event, EventKind, Mark};
@@ -54,7 +54,8 @@ const BYTE_HOOKS: [&str; 2] = ["sock_send_length", "sock_recv_length"];
 /// Find what ended unseen.
 const SWEEPS: [&str; 2] = ["sweep", "sweep_sockets"];
 
-const KINDS: [&str; abi::AQ_KINDS as usize] = ["fork", "exec", "exit", "open", "close", "change", "connection", "name"];
+const KINDS: [&str; abi::AQ_KINDS as usize] =
+    ["fork", "exec", "exit", "open", "close", "change", "connection", "name", "request"];
 
 /// The numbers that more than one thread looks at.
 #[derive(Debug, Default)]
@@ -73,9 +74,10 @@ struct Shared {
 /// eBPF on Linux.
 pub struct EbpfCollector {
     // Links first: programs are detached before their maps go.
-    calls: Option<Link>,
-    bytes: Vec<Link>,
+    calls: Vec<Link>,
     lookups: Lookups,
+    /// The programs that hear of `io_uring`; attached with the hook on system calls.
+    requests: Vec<&'static str>,
     processes: Vec<Link>, // held: they detach on drop
     ring: Ring,
     maps: Arc<Maps>,
@@ -204,6 +206,17 @@ pub(super) fn leave_out(open: &mut OpenObject, counts_at_sockets: bool) {
     }
 }
 
+/// The programs, without those for requests that are not named.
+fn load(requests: &[&str], counts_at_sockets: bool, pins: Option<&Pins>) -> Result<Object, DegradationReason> {
+    let mut open = ObjectBuilder::default().open_memory(OBJECT).map_err(|error| refused("open", &error))?;
+    uring::choose(&mut open, requests);
+    leave_out(&mut open, counts_at_sockets);
+    if let Some(pins) = pins {
+        pins.take_maps(&mut open).map_err(|error| refused("pinned maps", &error))?;
+    }
+    open.load().map_err(|error| refused("load", &error))
+}
+
 impl EbpfCollector {
     /// Loads and attaches.
     ///
@@ -212,7 +225,6 @@ impl EbpfCollector {
     pub fn start(interest: &Interest, syscalls: Syscalls, kept: Option<Kept<'_>>) -> Result<Self, DegradationReason> {
         check_machine()?;
         log_libbpf();
-        let mut open = ObjectBuilder::default().open_memory(OBJECT).map_err(|error| refused("open", &error))?;
         let pins = kept.and_then(|kept| match Pins::open(kept.folder, kept.durable) {
             Ok(pins) => Some(pins),
             Err(error) => {
@@ -220,14 +232,21 @@ impl EbpfCollector {
                 None
             }
         });
-        if let Some(pins) = &pins {
-            pins.take_maps(&mut open).map_err(|error| refused("pinned maps", &error))?;
-        }
         let counts_at_sockets = can_count_at_sockets();
-        leave_out(&mut open, counts_at_sockets);
-        let object = open.load().map_err(|error| refused("load", &error))?;
+        let mut requests = uring::programs();
+        let object = match load(&requests, counts_at_sockets, pins.as_ref()) {
+            Err(reason) if !requests.is_empty() => {
+                // Of the kernels that have what these programs need, one may still refuse them.
+                requests.clear();
+                let object = load(&requests, counts_at_sockets, pins.as_ref())?;
+                tracing::error!(%reason, "what agents ask of io_uring is not seen");
+                object
+            }
+            loaded => loaded?,
+        };
         let programs = object
             .progs()
+            .filter(|program| uring::is_loaded(program.name(), &requests))
             .map(|program| program.as_fd().try_clone_to_owned().map(MapProgram))
             .collect::<io::Result<Vec<_>>>()
             .map_err(|error| refused("programs", &error))?;
@@ -248,9 +267,9 @@ impl EbpfCollector {
         let events = events.ok_or_else(|| DegradationReason::Refused("the object has no ring".into()))?;
         let ring = Ring::new(events.as_fd(), events.max_entries()).map_err(|error| refused("ring", &error))?;
         let mut collector = Self {
-            calls: None,
-            bytes: Vec::new(),
+            calls: Vec::new(),
             lookups: Lookups::default(),
+            requests,
             processes: Vec::new(),
             ring,
             maps: Arc::new(maps),
@@ -285,9 +304,9 @@ impl EbpfCollector {
             let link = collector.attach(name)?;
             collector.processes.push(link);
         }
-        if syscalls == Syscalls::Always && collector.calls.is_none() {
+        if syscalls == Syscalls::Always && collector.calls.is_empty() {
             collector.attach_calls();
-            if collector.calls.is_none() {
+            if collector.calls.is_empty() {
                 return Err(DegradationReason::Refused("the hook on system calls does not attach".into()));
             }
         }
@@ -358,7 +377,8 @@ impl EbpfCollector {
     fn attach_calls_since(&mut self, since: u64) {
         match self.attach(CALL_PROGRAM) {
             Ok(link) => {
-                self.calls = Some(link);
+                self.calls = vec![link];
+                self.attach_requests();
                 self.attached_ns = Some(if since == 0 { boot_ns() } else { since });
                 self.shared.attached.store(true, Ordering::Relaxed);
                 self.attach_bytes();
@@ -373,31 +393,40 @@ impl EbpfCollector {
     fn attach_bytes(&mut self) {
         for name in BYTE_PROGRAMS.into_iter().filter(|_| self.maps.counts_at_sockets) {
             match self.attach(name) {
-                Ok(link) => self.bytes.push(link),
+                Ok(link) => self.calls.push(link),
                 Err(error) => tracing::error!(%error, "bytes of connections are not counted"),
             }
         }
     }
 
-    fn detach_calls(&mut self) {
-        self.calls = None;
-        self.bytes.clear();
-        for name in BYTE_PROGRAMS.into_iter().filter(|_| self.maps.counts_at_sockets) {
-            if let Some(Err(error)) = self.pins.as_ref().map(|pins| pins.detach(name)) {
-                tracing::error!(%error, "a hook on sockets stays attached");
+    fn attach_requests(&mut self) {
+        let attached: Result<Vec<_>, _> = self.requests.iter().map(|name| self.attach(name)).collect();
+        match attached {
+            Ok(links) => self.calls.extend(links),
+            Err(error) => {
+                tracing::error!(%error, "what agents ask of io_uring is not seen");
+                self.requests.clear();
             }
         }
+    }
+
+    fn detach_calls(&mut self) {
+        self.calls.clear();
         self.lookups = Lookups::default();
         self.attached_ns = None;
         self.shared.attached.store(false, Ordering::Relaxed);
-        if let Some(Err(error)) = self.pins.as_ref().map(|pins| pins.detach(CALL_PROGRAM)) {
-            tracing::error!(%error, "the hook on system calls stays attached");
+        let Some(pins) = &self.pins else { return };
+        let bytes = BYTE_PROGRAMS.iter().filter(|_| self.maps.counts_at_sockets);
+        for name in [CALL_PROGRAM].iter().chain(&self.requests).chain(bytes) {
+            if let Err(error) = pins.detach(name) {
+                tracing::error!(%error, program = name, "a hook on what agents do stays attached");
+            }
         }
     }
 
     /// Has the look-ups of names told that go through the C library of this process.
     fn follow_lookups(&mut self, pid: u32) {
-        if self.calls.is_some() {
+        if !self.calls.is_empty() {
             let done = self.lookups.follow(&self.object.0, pid);
             self.tell_lookups(done);
         }
@@ -406,7 +435,7 @@ impl EbpfCollector {
     /// The same, of a program that begins.
     fn follow_program(&mut self, event: &Event) {
         if let EventKind::Exec(exec) = &event.kind
-            && self.calls.is_some()
+            && !self.calls.is_empty()
         {
             let done = self.lookups.program(&self.object.0, event.process.pid, exec);
             self.tell_lookups(done);
@@ -534,7 +563,7 @@ impl Collector for EbpfCollector {
             self.follow_program(event);
         }
         let idle = self.agents == 0 && self.idle_since.is_some_and(|since| since.elapsed() > LINGER);
-        if idle && self.syscalls == Syscalls::OnDemand && self.calls.is_some() {
+        if idle && self.syscalls == Syscalls::OnDemand && !self.calls.is_empty() {
             self.detach_calls();
         }
         Ok(())
@@ -635,6 +664,10 @@ impl Collector for EbpfCollector {
 
     fn syscalls_since(&self) -> Option<u64> {
         self.attached_ns
+    }
+
+    fn sees_requests(&self) -> bool {
+        !self.requests.is_empty()
     }
 
     fn agents_live(&mut self, agents: usize) {

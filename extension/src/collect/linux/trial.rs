@@ -3,6 +3,7 @@
 use libbpf_rs::{IterOpts, ObjectBuilder};
 
 use super::ebpf::{CALL_PROGRAM, OBJECT, PROCESS_PROGRAMS, attach, log_libbpf};
+use super::uring;
 
 /// Runs over all tasks when it is told to.
 const ITERATOR: &str = "mark_tree";
@@ -13,7 +14,7 @@ const BY_HAND: [&str; 3] = ["sweep", "on_lookup", "on_lookup_done"];
 #[must_use]
 pub fn programs() -> Vec<(&'static str, Result<(), String>)> {
     log_libbpf();
-    let names = PROCESS_PROGRAMS.into_iter().chain([CALL_PROGRAM, ITERATOR]).chain(BY_HAND);
+    let names = PROCESS_PROGRAMS.into_iter().chain([CALL_PROGRAM, ITERATOR]).chain(BY_HAND).chain(uring::programs());
     names.map(|name| (name, one(name))).collect()
 }
 

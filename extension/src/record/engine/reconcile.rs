@@ -6,7 +6,7 @@
 
 use super::{Engine, Process};
 use crate::collect::Collector;
-use crate::event::{Event, EventKind, ProcessKey, Step, TcpState};
+use crate::event::{Event, EventKind, ProcessKey, Request, Step, TcpState};
 use crate::record::inspect::{Program, Standing};
 use crate::record::rows::ProcessRow;
 use crate::value::Text;
@@ -58,7 +58,7 @@ impl Engine {
     /// Makes room for the process that an event begins, and a row for the one that acts without a beginning.
     pub(super) fn find_place(&mut self, event: &Event, collector: &mut dyn Collector) {
         let acts = match &event.kind {
-            EventKind::Close(_) => false,
+            EventKind::Close(_) | EventKind::Request(Request::Result { .. }) => false,
             // Later states come in the name of the owner, who may have ended.
             EventKind::Connection(step) => match step.step {
                 Step::State(state) => matches!(state, TcpState::SynSent | TcpState::Listen),

@@ -27,6 +27,7 @@ struct Told {
     live: usize,
     running: Vec<Event>,
     open: Vec<Event>,
+    blind: bool,
 }
 
 struct NoProbe;
@@ -73,6 +74,9 @@ impl Collector for Told {
     }
     fn agents_live(&mut self, agents: usize) {
         self.live = agents;
+    }
+    fn sees_requests(&self) -> bool {
+        !self.blind
     }
     fn sweep(&mut self) {}
     fn probe(&self) -> Arc<dyn Probe> {
@@ -409,7 +413,7 @@ fn an_open_and_its_close_are_two_rows_and_noise_is_none() {
     assert_eq!(bench.engine.store.open_files().iter().count(), 1);
     bench.feed(10, open_of(2, OpenMode::Read, "/proc/self/maps"));
     for (open_id, bytes_written) in [(2, 0), (1, 7)] {
-        bench.feed(10, EventKind::Close(Close { open_id, bytes_read: 0, bytes_written, seen: true }));
+        bench.feed(10, EventKind::Close(Close { open_id, bytes_read: 0, bytes_written, seen: true, mapped: false }));
     }
     let rows = bench.files();
     assert_eq!(rows.iter().map(|row| row.operation).collect::<Vec<_>>(), ["create", "close"]);
@@ -422,7 +426,66 @@ fn an_open_and_its_close_are_two_rows_and_noise_is_none() {
 
 fn change_of(kind: ChangeKind, path: CallPath, dest: Option<CallPath>) -> EventKind {
     let (followed, exchanged, mode, mount_ns) = (false, false, None, 0);
-    EventKind::Change(Change { kind, path, dest, followed, exchanged, mode, mount_ns, uid: 0, truncated: false })
+    EventKind::Change(Change {
+        kind,
+        path,
+        dest,
+        followed,
+        exchanged,
+        mode,
+        mount_ns,
+        uid: 0,
+        truncated: false,
+        request_id: None,
+    })
+}
+
+#[test]
+fn a_change_that_was_asked_for_is_a_row_when_it_was_done() {
+    let mut bench = Bench::new();
+    bench.feed(10, exec_of(1, CLAUDE, &["claude"]));
+    let ask = |request_id, name: &str| {
+        let path = CallPath { base: "/nowhere".into(), name: name.into() };
+        let EventKind::Change(change) = change_of(ChangeKind::Delete, path, None) else { panic!() };
+        EventKind::Change(Change { request_id: Some(request_id), ..change })
+    };
+    bench.feed(10, ask(1, "fails"));
+    bench.feed(10, ask(2, "done"));
+    assert!(bench.files().is_empty());
+    let before = bench.engine.discarded();
+    for (request_id, done) in [(1, false), (2, true), (3, true)] {
+        bench.feed(10, EventKind::Request(Request::Result { request_id, done }));
+    }
+    let rows = bench.files();
+    assert_eq!(rows.iter().map(|row| &*row.path).collect::<Vec<_>>(), ["/nowhere/done"]);
+    assert_eq!((bench.agents()[0].files_deleted, bench.engine.discarded() - before), (1, 2));
+}
+
+#[test]
+fn an_agent_with_a_ring_is_a_blind_spot_where_requests_are_not_seen() {
+    let spots = |blind| {
+        let mut bench = Bench::new();
+        bench.told.blind = blind;
+        bench.feed(10, exec_of(1, CLAUDE, &["claude"]));
+        bench.feed(10, EventKind::Request(Request::Ring));
+        bench.feed(10, EventKind::Request(Request::Ring));
+        bench.engine.store.read(|state| state.blind_spots.iter().map(|agent| agent.pid).collect::<Vec<_>>())
+    };
+    assert_eq!((spots(true), spots(false)), (vec![10], vec![]));
+}
+
+#[test]
+fn a_close_says_whether_the_file_was_mapped_where_that_is_known() {
+    let mut bench = Bench::new();
+    bench.feed(10, exec_of(1, CLAUDE, &["claude"]));
+    for (open_id, how, mapped) in [(1, OpenMode::Create, true), (2, OpenMode::Write, false), (3, OpenMode::Read, false)]
+    {
+        bench.feed(10, open_of(open_id, how, "/nowhere/a"));
+        bench.feed(10, EventKind::Close(Close { open_id, bytes_read: 0, bytes_written: 0, seen: true, mapped }));
+    }
+    let rows = bench.files();
+    let mapped: Vec<_> = rows.iter().filter(|row| row.operation == "close").map(|row| row.mmap_write).collect();
+    assert_eq!(mapped, [Some(true), Some(false), None]);
 }
 
 #[test]

@@ -104,22 +104,55 @@ fn an_open_that_is_not_tracked_says_so() {
 
 #[test]
 fn a_rename_has_two_names_and_a_delete_has_one() {
-    let change = |what: u32, lengths: [u16; 4], text: &[u8]| {
-        let mut record = header(abi::AQ_CHANGE, 0);
+    let change = |what: u32, flags: u32, lengths: [u16; 4], text: &[u8]| {
+        let mut record = header(abi::AQ_CHANGE, flags);
         for word in [what, u32::MAX, 1000, 1] {
             record.extend(word.to_ne_bytes());
         }
         for length in lengths {
             record.extend(length.to_ne_bytes());
         }
+        record.extend(9_u64.to_ne_bytes());
         let EventKind::Change(change) = kind(&with_text(record, text)) else { panic!() };
         change
     };
-    let rename = change(abi::AQ_RENAME, [2, 1, 2, 1], b"/ax/by");
+    let rename = change(abi::AQ_RENAME, 0, [2, 1, 2, 1], b"/ax/by");
     assert_eq!(rename.path, CallPath { base: "/a".into(), name: "x".into() });
     assert_eq!(rename.dest, Some(CallPath { base: "/b".into(), name: "y".into() }));
-    let delete = change(abi::AQ_DELETE, [2, 1, 0, 0], b"/ax");
+    let delete = change(abi::AQ_DELETE, abi::AQ_PENDING, [2, 1, 0, 0], b"/ax");
     assert_eq!((delete.kind, delete.dest, delete.mode), (ChangeKind::Delete, None, None));
+    assert_eq!((rename.request_id, delete.request_id), (None, Some(9)));
+}
+
+#[test]
+fn a_request_is_a_ring_or_a_result() {
+    let request = |what: u32, result: i32| {
+        let mut record = header(abi::AQ_REQUEST, 0);
+        record.extend(9_u64.to_ne_bytes());
+        record.extend(result.to_ne_bytes());
+        record.extend(what.to_ne_bytes());
+        record
+    };
+    let result = |result| kind(&request(abi::AQ_RESULT, result));
+    assert_eq!(kind(&request(abi::AQ_RING, 0)), EventKind::Request(Request::Ring));
+    assert_eq!(result(0), EventKind::Request(Request::Result { request_id: 9, done: true }));
+    assert_eq!(result(-2), EventKind::Request(Request::Result { request_id: 9, done: false }));
+    assert_eq!(decode(&request(7, 0)), Err(DecodeError::Unknown("request", 7)));
+}
+
+#[test]
+fn a_close_says_how_it_is_known_and_whether_the_file_was_mapped() {
+    let close = |flags| {
+        let mut record = header(abi::AQ_CLOSE, flags);
+        for number in [1_u64, 2, 3] {
+            record.extend(number.to_ne_bytes());
+        }
+        let EventKind::Close(close) = kind(&record) else { panic!() };
+        close
+    };
+    let wanted = Close { open_id: 1, bytes_read: 2, bytes_written: 3, seen: true, mapped: false };
+    assert_eq!(close(abi::AQ_SEEN), wanted);
+    assert_eq!(close(abi::AQ_MAPPED), Close { seen: false, mapped: true, ..wanted });
 }
 
 #[test]
