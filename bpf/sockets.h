@@ -63,7 +63,7 @@ static __always_inline enum transport transport_of(struct sock *sk)
 }
 
 /* The socket of a descriptor, if it is one. */
-static __always_inline struct sock *socket_at(struct task_struct *task, int fd, struct file **file)
+static __always_inline struct sock *socket_behind(struct task_struct *task, int fd, struct file **file)
 {
 	struct socket *socket;
 
@@ -161,7 +161,7 @@ static __always_inline struct aq_socket *take_other(struct file *file, const str
 	__u64 key = (__u64)file;
 	struct aq_socket entry = { .owner = *owner };
 
-	entry.inode = (__u64)BPF_CORE_READ(file, f_inode);
+	entry.inode = BPF_CORE_READ(file, f_inode, i_ino);
 	entry.socket_id = (__u64)(bpf_get_smp_processor_id() + 1) << 48 | next_sequence(OPENS);
 	if (bpf_map_update_elem(&sockets, &key, &entry, BPF_ANY))
 		return NULL;
@@ -186,7 +186,7 @@ static __always_inline struct aq_socket *udp_socket(struct file *file, int fd, c
 	__u64 key = (__u64)file;
 	struct aq_socket *found = bpf_map_lookup_elem(&sockets, &key);
 
-	if (found && !found->ended && found->inode == (__u64)BPF_CORE_READ(file, f_inode))
+	if (found && !found->ended && found->inode == BPF_CORE_READ(file, f_inode, i_ino))
 		return found;
 	if (found)
 		end_socket(key);
@@ -194,16 +194,25 @@ static __always_inline struct aq_socket *udp_socket(struct file *file, int fd, c
 	return take_other(file, owner);
 }
 
+/* Whether a struct file is still that of a socket. Its memory and its inode's may both be another's: the number is not. */
+static __always_inline bool is_open(__u64 address, __u64 number)
+{
+	struct file *file = (struct file *)address;
+	struct inode *inode = BPF_CORE_READ(file, f_inode);
+
+	return BPF_CORE_READ(inode, i_ino) == number && is_referenced(file, (__u64)inode);
+}
+
 /* A descriptor of this file has gone; a socket ends with the last. */
 static __always_inline void close_socket(__u64 file)
 {
 	struct aq_socket *entry = bpf_map_lookup_elem(&sockets, &file);
 
-	if (entry && entry->inode && !is_referenced((struct file *)file, entry->inode))
+	if (entry && entry->inode && !is_open(file, entry->inode))
 		end_socket(file);
 }
 
-static __always_inline void count_bytes(struct sock *sk, __u64 file, __u64 bytes, bool received)
+static __always_inline void add_to_socket(struct sock *sk, __u64 file, __u64 bytes, bool received)
 {
 	enum transport transport = transport_of(sk);
 	__u64 key = transport == TCP ? (__u64)sk : file;
@@ -258,14 +267,14 @@ static __noinline int unix_step(struct task_struct *task, const struct mark *mar
 	struct sock *sk;
 	__u64 key;
 
-	sk = socket_at(task, fd, &file);
+	sk = socket_behind(task, fd, &file);
 	if (!record || !sk)
 		return 0;
 	own(&owner, task, mark);
 	key = (__u64)file;
 	if (result >= 0) {
 		entry = bpf_map_lookup_elem(&sockets, &key);
-		if (entry && step == AQ_STEP_LISTEN && !entry->ended && entry->inode == (__u64)BPF_CORE_READ(file, f_inode))
+		if (entry && step == AQ_STEP_LISTEN && !entry->ended && entry->inode == BPF_CORE_READ(file, f_inode, i_ino))
 			return 0; /* again: another backlog */
 		if (entry)
 			end_socket(key);
@@ -312,7 +321,7 @@ static __noinline int handle_connect(struct task_struct *task, const struct mark
 	struct file *file;
 	struct sock *sk;
 
-	sk = socket_at(task, call->arguments[0], &file);
+	sk = socket_behind(task, call->arguments[0], &file);
 	if (!sk)
 		return 0;
 	transport = transport_of(sk);
@@ -332,7 +341,7 @@ static __noinline int handle_connect(struct task_struct *task, const struct mark
 		return 0; /* AF_UNSPEC: a disconnect */
 	if (transport == UDP && result == 0) {
 		begin_datagrams(task, mark, file, sk, call->arguments[0], false, call->compat);
-		count_datagram(call->arguments[1], NO_DATAGRAM);
+		count_datagram(0, NO_DATAGRAM); /* the socket's peer: 0.0.0.0 has become 127.0.0.1 */
 		return 0;
 	}
 	own(&owner, task, mark);
@@ -362,7 +371,7 @@ static __noinline int handle_accept(struct task_struct *task, const struct mark 
 	struct sock *sk;
 	__u64 key;
 
-	sk = socket_at(task, fd, &file);
+	sk = socket_behind(task, fd, &file);
 	if (!sk)
 		return 0;
 	transport = transport_of(sk);
@@ -403,7 +412,7 @@ static __noinline int handle_listen(struct task_struct *task, const struct mark 
 	struct file *file;
 	struct sock *sk;
 
-	sk = socket_at(task, call->arguments[0], &file);
+	sk = socket_behind(task, call->arguments[0], &file);
 	if (!sk)
 		return 0;
 	transport = transport_of(sk);
@@ -430,7 +439,7 @@ static __noinline int handle_bind(struct task_struct *task, const struct mark *m
 	struct file *file;
 	struct sock *sk;
 
-	sk = socket_at(task, call->arguments[0], &file);
+	sk = socket_behind(task, call->arguments[0], &file);
 	if (!sk || transport_of(sk) != UDP)
 		return 0;
 	bpf_probe_read_user(&address, 4, (void *)call->arguments[1]);
@@ -505,10 +514,10 @@ int BPF_PROG(on_socket_state, struct sock *sk, int old, int new)
 static __noinline int count_by_call(struct task_struct *task, int fd, __u64 bytes, bool received)
 {
 	struct file *file;
-	struct sock *sk = socket_at(task, fd, &file);
+	struct sock *sk = socket_behind(task, fd, &file);
 
 	if (sk)
-		count_bytes(sk, (__u64)file, bytes, received);
+		add_to_socket(sk, (__u64)file, bytes, received);
 	return 0;
 }
 
@@ -518,7 +527,7 @@ static __always_inline void count_at_socket(struct sock *sk, int bytes, bool rec
 {
 	if (bytes <= 0 || !bpf_task_storage_get(&marks, bpf_get_current_task_btf(), NULL, 0))
 		return;
-	count_bytes(sk, (__u64)BPF_CORE_READ(sk, sk_socket, file), bytes, received);
+	add_to_socket(sk, (__u64)BPF_CORE_READ(sk, sk_socket, file), bytes, received);
 }
 
 SEC("tp_btf/sock_send_length")
@@ -547,7 +556,7 @@ static __noinline int handle_transfer(struct task_struct *task, const struct mar
 	__u64 flags = 0;
 	struct sock *sk;
 
-	sk = socket_at(task, call->arguments[0], &file);
+	sk = socket_behind(task, call->arguments[0], &file);
 	if (!sk)
 		return 0;
 	transport = transport_of(sk);
@@ -563,7 +572,7 @@ static __noinline int handle_transfer(struct task_struct *task, const struct mar
 	if (operation == OP_SENDMMSG || operation == OP_RECVMMSG)
 		count_messages(call->arguments[1], result);
 	else if (transport != UDP)
-		count_bytes(sk, (__u64)file, result, received);
+		add_to_socket(sk, (__u64)file, result, received);
 	else if (operation == OP_SENDMSG || operation == OP_RECVMSG)
 		count_message(call->arguments[1], result);
 	else if (operation == OP_SEND || operation == OP_RECEIVE)
@@ -613,7 +622,7 @@ static long sweep_socket(void *map, const __u64 *key, struct aq_socket *entry, v
 {
 	__u64 address = *key;
 
-	if (entry->ended || (entry->inode ? !is_referenced((struct file *)address, entry->inode) : sweep_tcp(address, entry)))
+	if (entry->ended || (entry->inode ? !is_open(address, entry->inode) : sweep_tcp(address, entry)))
 		end_socket(address);
 	return 0;
 }
