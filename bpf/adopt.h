@@ -148,7 +148,7 @@ static __always_inline void adopt_socket(struct seq_file *seq, struct task_struc
 		record->connection.state = TCP_ESTABLISHED;
 		if (record->connection.remote_port == 0) {
 			record->connection.state = TCP_LISTEN;
-			told = record->connection.local_port && (BPF_CORE_READ(sk, sk_userlocks) & SOCK_BINDPORT_LOCK);
+			told = record->connection.local_port && (BPF_CORE_READ_BITFIELD_PROBED(sk, sk_userlocks) & SOCK_BINDPORT_LOCK);
 		}
 	}
 	if (transport == UNIX) {

@@ -281,7 +281,7 @@ struct aq_file {
 /* A socket of an agent: TCP by the address of its struct sock, which outlives its file; others by that of their file. */
 struct aq_socket {
 	__u64 socket_id;
-	__u64 inode; /* address of the file's inode, to tell a reused struct file; 0 of TCP */
+	__u64 inode; /* number of the file's inode, to tell a reused struct file; 0 of TCP */
 	__u64 bytes_sent;
 	__u64 bytes_received;
 	struct aq_owner owner;

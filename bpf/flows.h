@@ -221,7 +221,7 @@ __noinline int count_one_message(__u32 index)
 	if (transport_of((struct sock *)call->sk) == UDP)
 		count_datagram(name_of_message(message, call->compat), bytes);
 	else
-		count_through((struct sock *)call->sk, call->file, bytes, call->received);
+		add_to_socket((struct sock *)call->sk, call->file, bytes, call->received);
 	return 0;
 }
 

@@ -212,7 +212,7 @@ struct sock {
 	__u16 sk_type;
 	int sk_err;
 	struct pid *sk_peer_pid;
-	unsigned char sk_userlocks; /* a bit field until 4.13 */
+	unsigned char sk_userlocks : 4;
 	struct socket *sk_socket;
 };
 

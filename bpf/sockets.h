@@ -147,7 +147,7 @@ static __always_inline struct aq_socket *take_other(struct file *file, const str
 	__u64 key = (__u64)file;
 	struct aq_socket entry = { .owner = *owner };
 
-	entry.inode = (__u64)BPF_CORE_READ(file, f_inode);
+	entry.inode = BPF_CORE_READ(file, f_inode, i_ino);
 	entry.socket_id = (__u64)(bpf_get_smp_processor_id() + 1) << 48 | next_sequence(OPENS);
 	if (bpf_map_update_elem(&sockets, &key, &entry, BPF_ANY))
 		return NULL;
@@ -172,7 +172,7 @@ static __always_inline struct aq_socket *udp_socket(struct file *file, int fd, c
 	__u64 key = (__u64)file;
 	struct aq_socket *found = bpf_map_lookup_elem(&sockets, &key);
 
-	if (found && !found->ended && found->inode == (__u64)BPF_CORE_READ(file, f_inode))
+	if (found && !found->ended && found->inode == BPF_CORE_READ(file, f_inode, i_ino))
 		return found;
 	if (found)
 		end_socket(key);
@@ -180,12 +180,21 @@ static __always_inline struct aq_socket *udp_socket(struct file *file, int fd, c
 	return take_other(file, owner);
 }
 
+/* Whether a struct file is still that of a socket. Its memory and its inode's may both be another's: the number is not. */
+static __always_inline bool is_open(__u64 address, __u64 number)
+{
+	struct file *file = (struct file *)address;
+	struct inode *inode = BPF_CORE_READ(file, f_inode);
+
+	return BPF_CORE_READ(inode, i_ino) == number && is_referenced(file, (__u64)inode);
+}
+
 /* A descriptor of this file has gone; a socket ends with the last. */
 static __always_inline void close_socket(__u64 file)
 {
 	struct aq_socket *entry = bpf_map_lookup_elem(&sockets, &file);
 
-	if (entry && entry->inode && !is_referenced((struct file *)file, entry->inode))
+	if (entry && entry->inode && !is_open(file, entry->inode))
 		end_socket(file);
 }
 
@@ -198,7 +207,7 @@ static __always_inline void handle_close(struct task_struct *task, int fd)
 	close_socket(address);
 }
 
-static __always_inline void count_through(struct sock *sk, __u64 file, __u64 bytes, bool received)
+static __always_inline void add_to_socket(struct sock *sk, __u64 file, __u64 bytes, bool received)
 {
 	enum transport transport = transport_of(sk);
 	__u64 key = transport == TCP ? (__u64)sk : file;
@@ -260,7 +269,7 @@ static __noinline int unix_step(struct task_struct *task, const struct mark *mar
 	key = (__u64)file;
 	if (result >= 0) {
 		entry = bpf_map_lookup_elem(&sockets, &key);
-		if (entry && step == AQ_STEP_LISTEN && !entry->ended && entry->inode == (__u64)BPF_CORE_READ(file, f_inode))
+		if (entry && step == AQ_STEP_LISTEN && !entry->ended && entry->inode == BPF_CORE_READ(file, f_inode, i_ino))
 			return 0; /* again: another backlog */
 		if (entry)
 			end_socket(key);
@@ -327,7 +336,7 @@ static __noinline int handle_connect(struct task_struct *task, const struct mark
 		return 0; /* AF_UNSPEC: a disconnect */
 	if (transport == UDP && result == 0) {
 		begin_datagrams(task, mark, file, sk, call->arguments[0], false, call->compat);
-		count_datagram(call->arguments[1], NO_DATAGRAM);
+		count_datagram(0, NO_DATAGRAM); /* the socket's peer: 0.0.0.0 has become 127.0.0.1 */
 		return 0;
 	}
 	own(&owner, task, mark);
@@ -505,7 +514,7 @@ static __noinline int count_by_call(struct task_struct *task, int fd, __u64 byte
 	struct sock *sk = socket_at(task, fd, &file);
 
 	if (sk)
-		count_through(sk, (__u64)file, bytes, received);
+		add_to_socket(sk, (__u64)file, bytes, received);
 	return 0;
 }
 
@@ -515,7 +524,7 @@ static __always_inline void count_at_socket(struct sock *sk, int bytes, bool rec
 {
 	if (bytes <= 0 || !bpf_task_storage_get(&marks, bpf_get_current_task_btf(), NULL, 0))
 		return;
-	count_through(sk, (__u64)BPF_CORE_READ(sk, sk_socket, file), bytes, received);
+	add_to_socket(sk, (__u64)BPF_CORE_READ(sk, sk_socket, file), bytes, received);
 }
 
 SEC("tp_btf/sock_send_length")
@@ -560,7 +569,7 @@ static __noinline int handle_transfer(struct task_struct *task, const struct mar
 	if (operation == OP_SENDMMSG || operation == OP_RECVMMSG)
 		count_messages(call->arguments[1], result);
 	else if (transport != UDP)
-		count_through(sk, (__u64)file, result, received);
+		add_to_socket(sk, (__u64)file, result, received);
 	else if (operation == OP_SENDMSG || operation == OP_RECVMSG)
 		count_message(call->arguments[1], result);
 	else if (operation == OP_SEND || operation == OP_RECEIVE)
@@ -610,7 +619,7 @@ static long sweep_socket(void *map, const __u64 *key, struct aq_socket *entry, v
 {
 	__u64 address = *key;
 
-	if (entry->ended || (entry->inode ? !is_referenced((struct file *)address, entry->inode) : sweep_tcp(address, entry)))
+	if (entry->ended || (entry->inode ? !is_open(address, entry->inode) : sweep_tcp(address, entry)))
 		end_socket(address);
 	return 0;
 }

@@ -5,9 +5,10 @@
 
 mod support;
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
 use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
 
 use support::{Agent, Recorder, Row, Run, can_record};
 
@@ -210,6 +211,35 @@ client.close(); server.close()
 }
 
 #[test]
+fn bytes_that_io_uring_sends_and_receives() {
+    if !can_record("bytes_that_io_uring_sends_and_receives") {
+        return;
+    }
+    let recorder = recorder();
+    let agent = Agent::new();
+    build("uring", &agent, &[]);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        let got = std::io::copy(&mut client, &mut std::io::sink()).unwrap();
+        client.write_all(&[0; 777]).unwrap();
+        got
+    });
+    let script = format!("./uring {port} 100001 >got; [ $? != 77 ] || echo none >got");
+    let run = agent.run(&script).recorded(recorder);
+    if std::fs::read_to_string(agent.work().join("got")).unwrap() == "none\n" {
+        return support::skipped("bytes_that_io_uring_sends_and_receives", "there is no io_uring here");
+    }
+    assert_eq!(server.join().unwrap(), 100_001);
+    let rows = ended(&run);
+    assert_eq!(rows.len(), 1, "{rows:?}");
+    let shown = cells(&rows[0], &["direction", "state", "bytes_sent", "bytes_received"]);
+    assert!(["time_wait", "closed"].contains(&&*shown[1]), "{shown:?}");
+    assert_eq!((&*shown[0], &*shown[2], &*shown[3]), ("outbound", "100001", "777"));
+}
+
+#[test]
 fn of_many_short_connections_none_is_missing() {
     if !can_record("of_many_short_connections_none_is_missing") {
         return;
@@ -393,4 +423,61 @@ fn sockets_of_another_abi() {
     assert_eq!(rows[0]["local_port"].as_ref(), Some(&port));
     assert_eq!(rows[1]["remote_port"].as_ref(), Some(&port));
     assert!(rows.iter().all(|row| row["fd"].is_some()));
+}
+
+#[test]
+fn sockets_that_were_there_before_recording() {
+    if !can_record("sockets_that_were_there_before_recording") {
+        return;
+    }
+    let agent = Agent::new();
+    let script = r#"exec unshare -n sh -c 'ip link set lo up; exec python3 -' <<'P'
+import os, socket, time
+def reach(name, then):
+    open(name, "w").close()
+    while not os.path.exists(then): time.sleep(0.01)
+udp = lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+listener = socket.socket(socket.AF_UNIX); listener.bind("a.sock"); listener.listen()
+client = socket.socket(socket.AF_UNIX); client.connect("a.sock"); server, _ = listener.accept()
+one, other = socket.socketpair()
+server_udp = udp(); server_udp.bind(("127.0.0.1", 5454)); unbound = udp(); unbound.bind(("127.0.0.1", 0))
+client_udp = udp(); client_udp.connect(("127.0.0.1", 5454)); free = udp(); free.sendto(b"x", ("127.0.0.1", 5454))
+reach("ready", "go")
+client.send(b"12345"); server.recv(10); client_udp.send(b"678"); free.sendto(b"99", ("127.0.0.1", 5454))
+reach("sent", "end")
+P"#;
+    let mut child = agent.start(script);
+    let reached = |name: &str| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !agent.work().join(name).exists() {
+            assert!(Instant::now() < deadline, "the agent does not come to {name}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    reached("ready");
+    let recorder = Recorder::start(&["--syscalls", "always"]);
+    let shown = format!(
+        "SELECT group_concat(transport || ' ' || direction || ' ' || state || ' ' || ifnull(bytes_sent, '-') || ' ' || \
+         ifnull(bytes_received, '-') || ' ' || ifnull(path, ifnull(remote_port, local_port)), ', ') FROM (SELECT * FROM \
+         agent_connections c JOIN ai_agents a USING (agent_id) WHERE a.pid = {} ORDER BY c.transport, c.direction, \
+         c.bytes_sent)",
+        child.id()
+    );
+    let shown = shown.replace("SELECT * FROM agent", "SELECT c.* FROM agent");
+    let all = |bytes: [i64; 3], state: &str, listening: &str, more: &str| {
+        format!(
+            "udp listen {listening} - - 5454, {more}udp outbound {state} {} 0 5454, unix inbound {state} 0 {} a.sock, unix \
+             listen {listening} - - a.sock, unix outbound {state} {} 0 a.sock",
+            bytes[0], bytes[1], bytes[2]
+        )
+    };
+    recorder.wait_for(&shown, &all([0, 0, 0], "established", "listening", ""));
+    std::fs::write(agent.work().join("go"), "").unwrap();
+    reached("sent");
+    recorder.wait_for(&shown, &all([3, 5, 5], "established", "listening", "udp outbound established 2 0 5454, "));
+    std::fs::write(agent.work().join("end"), "").unwrap();
+    assert!(child.wait().unwrap().success());
+    recorder.wait_for(&shown, &all([3, 5, 5], "closed", "closed", "udp outbound closed 2 0 5454, "));
+    let sums = format!("SELECT bytes_sent || ' ' || bytes_received FROM ai_agents WHERE pid = {}", child.id());
+    recorder.wait_for(&sums, "10 5");
 }

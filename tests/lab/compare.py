@@ -139,7 +139,8 @@ class Comparison:
         return (row["how"], number(row["pid"]), row["exec_path"], cmdline)
 
     def connections(self, rows):
-        """One row a connect that was tried."""
+        """One row a connect that was tried, and one a socket that was accepted, listened on or had a flow."""
+        self.same("sockets", map(socket_of_truth, self.events["socket"]), filter(None, map(socket_of_row, rows)))
         rows = [row for row in rows if (row["transport"], row["direction"]) == ("tcp", "outbound")]
         self.same(
             "connections",
@@ -152,6 +153,25 @@ class Comparison:
         truth = [(e["pid"], e["operation"], e["path"], e["dest"]) for e in self.events["file"]]
         got = [(number(row["pid"]), row["operation"], row["path"], row["dest_path"]) for row in rows if row["operation"] != "close"]
         self.same("files", [f for f in truth if not noise(f[1], f[2])], [f for f in got if not noise(f[1], f[2])])
+
+
+def socket_of_truth(event):
+    """What a socket of the truth is compared by."""
+    keys = ("pid", "transport", "direction", "address", "port", "path", "error")
+    return tuple(address(event[key]) if key == "address" else event[key] for key in keys)
+
+
+def socket_of_row(row):
+    """The same of a row; None for outbound TCP, which has a comparison of its own. The port of a listening TCP socket
+    may be the kernel's choice. Errors of TCP come later than its calls."""
+    transport, direction = row["transport"], row["direction"]
+    if (transport, direction) == ("tcp", "outbound"):
+        return None
+    port = row["remote_port"]
+    if direction == "listen":
+        port = row["local_port"] if transport == "udp" else None
+    error = None if transport == "tcp" else row["error"]
+    return (number(row["pid"]), transport, direction, address(row["remote_address"]), number(port), row["path"], error)
 
 
 def address(text):
@@ -197,7 +217,7 @@ def main():
     kinds = collections.Counter(event["kind"] for event in truth)
     left_out = sum(1 for e in truth if e["kind"] == "file" and noise(e["operation"], e["path"]))
     reads = sum(1 for e in truth if e["kind"] == "file" and e["operation"] == "open_read")
-    print(f"the same: {kinds['exec']} execs, {kinds['exit']} ends, {kinds['connect']} connects, {kinds['file'] - left_out} file operations; noise: {left_out} of {reads} reads")
+    print(f"the same: {kinds['exec']} execs, {kinds['exit']} ends, {kinds['connect']} connects, {kinds['socket']} other sockets, {kinds['file'] - left_out} file operations; noise: {left_out} of {reads} reads")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ snapshot taken just before the run and is kept up to date call by call.
                                                                  them: `#!` puts the interpreter in front
   {"kind": "exit", "time", "pid", "code", "signal"}              one of the two is null
   {"kind": "connect", "time", "pid", "family", "address", "port", "error"}     TCP only; error is null or errno's name
+  {"kind": "socket", "time", "pid", "transport", "direction", "address", "port", "path", "error"}
+                                          TCP that is accepted or listened on (without a port), UDP flows and bound ports, UNIX
   {"kind": "file", "time", "pid", "operation", "path", "dest"}   dest for rename, link and symlink, else null
 
 Pids are those of processes, never of threads. Text is UTF-8, other bytes are written as \\xNN. Failed calls are no
@@ -32,6 +34,7 @@ CALLS = (
     " ?open openat ?openat2 ?creat open_by_handle_at io_uring_setup ?getdents getdents64 truncate ftruncate"
     " ?unlink unlinkat ?rmdir ?mkdir mkdirat ?mknod mknodat bind ?rename ?renameat renameat2 ?link linkat ?symlink symlinkat"
     " ?chmod fchmod fchmodat ?fchmodat2 ?chown ?lchown fchown fchownat connect"
+    " socket accept accept4 listen sendto sendmsg ?sendmmsg recvfrom recvmsg ?recvmmsg"
     " dup ?dup2 dup3 fcntl memfd_create exit_group"
 )
 # Nothing is cut: an argument of exec has at most 128 KiB (MAX_ARG_STRLEN), a path 4 KiB.
@@ -347,6 +350,8 @@ BY_DESCRIPTOR = {"ftruncate": "truncate", "fchmod": "chmod", "fchown": "chown"}
 DUPLICATING = ("dup", "dup2", "dup3", "fcntl")
 OPENS = ("open", "openat", "openat2", "creat")
 FORBIDDEN = ("chroot", "pivot_root", "mount", "move_mount", "io_uring_setup", "open_by_handle_at")
+# What a UDP socket does with datagrams. That read and write do it too is not seen: they would be most of the trace.
+DATAGRAMS = ("sendto", "sendmsg", "sendmmsg", "recvfrom", "recvmsg", "recvmmsg")
 CHANGES = {*OPENS, *BY_NAME, *BY_NAME_AT, *BY_DESCRIPTOR, "symlink", "symlinkat", "connect", "execve", "execveat", *CREATING}
 # What connect can return for a connection that was tried; any other error means that there was none to try.
 TRIED = {None, "EINPROGRESS", "ECONNREFUSED", "ENETUNREACH", "EHOSTUNREACH", "ETIMEDOUT", "EADDRNOTAVAIL", "ECONNRESET", "EINTR"}
@@ -438,7 +443,8 @@ class Run:
             raise Unclear(f"{call.name} was cut off by the thread's end, what it did is not known")
         if call.name == "connect":
             return self.connect(call)
-        if call.value is None:
+        # uretprobe(2), which strace 6.1 has no name for: the kernel makes it at the end of a function that is watched.
+        if call.value is None or call.name == "syscall_0x14f":
             return None
         if call.name in FORBIDDEN:
             raise Unclear(f"{call.name} changes what paths mean, or hides calls from strace")
@@ -460,7 +466,19 @@ class Run:
             self.open(call)
         elif call.name in DUPLICATING:
             if call.name != "fcntl" or call.args[1].startswith("F_DUPFD"):
-                self.opened(call.tid)[call.value] = Descriptor(call.result, call).path
+                opened = self.opened(call.tid)
+                opened[call.value] = Descriptor(call.result, call).path
+                if socket := opened.get(("socket", number_of(call.args[0]))):
+                    opened["socket", call.value] = socket
+        elif call.name == "socket":
+            # Of a UDP socket: the peers of its flows, and the one that it is connected to.
+            self.opened(call.tid)["socket", call.value] = {"peers": set(), "peer": None}
+        elif call.name in ("accept", "accept4"):
+            self.accept(call)
+        elif call.name == "listen":
+            self.listen(call)
+        elif call.name in DATAGRAMS:
+            self.datagrams(call)
         elif call.name in BY_DESCRIPTOR:
             if path := Descriptor(call.args[0], call).path:
                 self.file(call, BY_DESCRIPTOR[call.name], path)
@@ -481,6 +499,9 @@ class Run:
         elif call.name == "bind":
             if path := re.search(r'sun_path="((?:[^"\\]|\\.)*)"', call.args[1], re.S):
                 self.settle(call, self.files.resolve(self.fs(call.tid)[0], unescape(path[1]), follow=False), FILE, there=False)
+            elif Descriptor(call.args[0], call).kind in ("UDP", "UDPv6"):
+                if port := addresses(call.args[1])[0][1]:
+                    self.socket(call, "udp", "listen", port=port)
         elif call.name != "exit_group" and not call.name.startswith("getdents"):
             raise Unclear(f"an unknown call: {call.name}")
         return None
@@ -618,10 +639,24 @@ class Run:
 
     def connect(self, call):
         family = re.search(r"sa_family=AF_(\w+)", call.args[1])
+        kind = Descriptor(call.args[0], call).kind
+        if family and family[1] == "UNSPEC" and kind in ("UDP", "UDPv6"):
+            self.udp(call)["peer"] = None
+        if family and family[1] == "UNIX":
+            if call.error != "EISCONN" and not call.unknown:
+                self.socket(call, "unix", "outbound", path=unix_name(call.args[1]), error=call.error)
+            return
         if not family or family[1] not in ("INET", "INET6"):
             return
-        kind = Descriptor(call.args[0], call).kind
-        if kind in ("UDP", "UDPv6", "PING", "PINGv6", "RAW", "RAWv6"):
+        if kind in ("UDP", "UDPv6"):
+            peer = addresses(call.args[1])[0]
+            if call.error:
+                self.socket(call, "udp", "outbound", *peer, error=call.error)
+            else:
+                self.udp(call)["peer"] = peer
+                self.flow(call, peer, "outbound")
+            return
+        if kind in ("PING", "PINGv6", "RAW", "RAWv6"):
             return
         if kind not in ("TCP", "TCPv6"):
             raise Unclear(f"connect of a socket that is neither TCP nor UDP: {call.args[0]}")
@@ -632,6 +667,90 @@ class Run:
         address = re.search(r'inet_(?:addr\(|pton\(AF_INET6, )"([^"]+)"', call.args[1])[1]
         port = int(re.search(r"port=htons\((\d+)\)", call.args[1])[1])
         self.emit("connect", call, family=family[1].lower(), address=address, port=port, error=call.error)
+
+    def socket(self, call, transport, direction, address=None, port=None, path=None, error=None):
+        path = path if path is None else shown(path)
+        self.emit("socket", call, transport=transport, direction=direction, address=address, port=port, path=path, error=error)
+
+    def accept(self, call):
+        kind = Descriptor(call.args[0], call).kind
+        if kind.startswith("UNIX"):
+            return self.socket(call, "unix", "inbound", path=annotated_name(call.args[0]))
+        if kind not in ("TCP", "TCPv6"):
+            raise Unclear(f"accept by a socket that is neither TCP nor UNIX: {call.args[0]}")
+        peers = addresses(call.args[1])
+        if not peers:
+            peer = re.search(r"->\[?([^\]>]+?)\]?:(\d+)\]>$", call.result)
+            if not peer:
+                raise Unclear(f"accept does not say whom: {call.result}")
+            peers = [(peer[1], int(peer[2]))]
+        return self.socket(call, "tcp", "inbound", *peers[0])
+
+    def listen(self, call):
+        kind = Descriptor(call.args[0], call).kind
+        opened = self.opened(call.tid).setdefault(("socket", number_of(call.args[0])), {})
+        if opened.get("listens"):
+            return  # another backlog
+        opened["listens"] = True
+        if kind.startswith("UNIX"):
+            self.socket(call, "unix", "listen", path=annotated_name(call.args[0]))
+        else:
+            self.socket(call, "tcp", "listen")
+
+    def udp(self, call):
+        """What is known of a UDP socket."""
+        known = self.opened(call.tid).get(("socket", number_of(call.args[0])))
+        if known is None:
+            raise Unclear(f"a UDP socket that nobody made: {call.args[0]}")
+        return known
+
+    def flow(self, call, peer, direction):
+        known = self.udp(call)
+        if peer not in known["peers"]:
+            known["peers"].add(peer)
+            self.socket(call, "udp", direction, *peer)
+
+    def datagrams(self, call):
+        if Descriptor(call.args[0], call).kind not in ("UDP", "UDPv6"):
+            return
+        if "MSG_PEEK" in call.args[-1] or "MSG_ERRQUEUE" in call.args[-1] or "MSG_PEEK" in "".join(call.args[3:4]):
+            return
+        where = "".join(call.args[4:5] if call.name in ("sendto", "recvfrom") else call.args[1:2])
+        peers = addresses(where) or [self.udp(call)["peer"]]
+        for peer in peers:
+            if peer is None:
+                raise Unclear("a datagram from or to nobody knows whom")
+            self.flow(call, peer, "outbound" if call.name.startswith("send") else "inbound")
+
+
+ADDRESS = re.compile(
+    r"sa_family=AF_INET6?, sin6?_port=htons\((\d+)\),.*?(?:inet_addr\(|inet_pton\(AF_INET6, )\"([^\"]+)\"", re.S
+)
+
+
+def addresses(text):
+    """Addresses with their ports, of AF_INET and AF_INET6."""
+    return [(address, int(port)) for port, address in ADDRESS.findall(text)]
+
+
+def number_of(arg):
+    """A descriptor's number."""
+    return int(re.match(r"\d+", arg)[0])
+
+
+NAME = r'(@?)"((?:[^"\\]|\\.)*)"'
+
+
+def unix_name(text):
+    """The name in a UNIX address, an abstract one behind @."""
+    name = re.search("sun_path=" + NAME, text, re.S)
+    return name and name[1] + unescape(name[2])
+
+
+def annotated_name(text):
+    """The name in -yy's annotation of a UNIX socket."""
+    name = re.search(r"\[[\d>-]+, ?" + NAME, text, re.S)
+    return name and name[1] + unescape(name[2])
 
 
 def flags_of(call):

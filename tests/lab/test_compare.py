@@ -16,6 +16,16 @@ TRUTH = [
     {"kind": "file", "time": "100.5", "pid": 11, "operation": "open_write", "path": "/w/a", "dest": None},
     {"kind": "file", "time": "100.6", "pid": 11, "operation": "rename", "path": "/w/a", "dest": "/w/b"},
     {"kind": "connect", "time": "100.7", "pid": 11, "family": "inet", "address": "127.0.0.1", "port": 80, "error": None},
+    *(
+        {"kind": "socket", "time": "100.7", "pid": 11, "transport": transport, "direction": direction, "address": address, "port": port, "path": path, "error": error}
+        for transport, direction, address, port, path, error in (
+            ("tcp", "listen", None, None, None, None),
+            ("tcp", "inbound", "::1", 9, None, None),
+            ("udp", "listen", None, 7, None, None),
+            ("udp", "outbound", "10.0.0.1", 53, None, None),
+            ("unix", "outbound", None, None, "@x", "ENOENT"),
+        )
+    ),
     {"kind": "fork", "time": "100.7", "pid": 10, "child": 12},
     {"kind": "exit", "time": "100.8", "pid": 12, "code": 0, "signal": None},
     {"kind": "exit", "time": "100.8", "pid": 11, "code": None, "signal": 9},
@@ -36,6 +46,11 @@ def operation(pid, name, path, dest=None):
     return row(pid, operation=name, path=path, dest_path=dest)
 
 
+def socket(transport, direction, **values):
+    empty = {"remote_address": None, "remote_port": None, "local_port": "7", "path": None, "error": None}
+    return row(11, transport=transport, direction=direction, **{**empty, **values})
+
+
 def rows():
     """Rows that agree with the truth."""
     return {
@@ -45,7 +60,14 @@ def rows():
             process(3, 11, "exec", "/bin/cat", "cat " + "y" * 10000, signal="9"),
             process(4, 12, "fork", "/bin/agent", "agent go", exit_code="0"),
         ],
-        "connections": [row(11, transport="tcp", direction="outbound", remote_address="127.0.0.1", remote_port="80")],
+        "connections": [
+            socket("tcp", "outbound", remote_address="127.0.0.1", remote_port="80"),
+            socket("tcp", "listen"),
+            socket("tcp", "inbound", remote_address="::1", remote_port="9", error="ECONNRESET"),
+            socket("udp", "listen"),
+            socket("udp", "outbound", remote_address="10.0.0.1", remote_port="53"),
+            socket("unix", "outbound", path="@x", error="ENOENT"),
+        ],
         "files": [
             operation(11, "create", "/w/a"),
             operation(11, "open_write", "/w/a"),
@@ -76,14 +98,15 @@ class Compare(unittest.TestCase):
             for index, gone in enumerate(rows()[table]):
                 if gone.get("operation") != "close":
                     with self.subTest(table=table, row=index):
-                        self.finds(f"{table}: missing", lambda rows: rows[table].pop(index))
+                        self.finds(f"{'sockets' if table == 'connections' and index else table}: missing", lambda rows: rows[table].pop(index))
 
     def test_doubled_rows(self):
         for table in ("processes", "connections", "files"):
             for index, double in enumerate(rows()[table]):
                 if double.get("operation") != "close":
                     with self.subTest(table=table, row=index):
-                        self.finds(f"{table}: not in the truth", lambda rows: rows[table].append(rows[table][index]))
+                        name = "sockets" if table == "connections" and index else table
+                        self.finds(f"{name}: not in the truth", lambda rows: rows[table].append(rows[table][index]))
 
     def test_any_other_value(self):
         values = {
@@ -97,6 +120,14 @@ class Compare(unittest.TestCase):
                     change = lambda rows: rows[table][0].update({column: value})
                     self.finds(f"{table}: missing", change)
                     self.finds(f"{table}: not in the truth", change)
+
+    def test_any_other_value_of_a_socket(self):
+        values = {"pid": "12", "direction": "inbound", "remote_address": "::2", "remote_port": "54", "path": "@y", "error": "EACCES"}
+        for column, value in values.items():
+            with self.subTest(column=column):
+                change = lambda rows: rows["connections"][4].update({column: value})
+                self.finds("sockets: missing", change)
+                self.finds("sockets: not in the truth", change)
 
     def test_wrong_attribution(self):
         for table in ("processes", "connections", "files"):

@@ -229,13 +229,50 @@ class Processes(unittest.TestCase):
             10 connect(3<TCP:[1]>, {sa_family=AF_INET, sin_port=htons(80), sin_addr=inet_addr("127.0.0.1")}, 16) = -1 EINPROGRESS (Operation now in progress)
             10 connect(3<TCP:[127.0.0.1:9->127.0.0.1:80]>, {sa_family=AF_INET, sin_port=htons(80), sin_addr=inet_addr("127.0.0.1")}, 16) = -1 EISCONN (Transport endpoint is already connected)
             10 connect(3<TCPv6:[2]>, {sa_family=AF_INET6, sin6_port=htons(81), sin6_flowinfo=htonl(0), inet_pton(AF_INET6, "::1", &sin6_addr), sin6_scope_id=0}, 28) = 0
+            10 socket(AF_INET, SOCK_DGRAM, IPPROTO_IP) = 3<UDP:[3]>
             10 connect(3<UDP:[3]>, {sa_family=AF_INET, sin_port=htons(53), sin_addr=inet_addr("10.0.0.1")}, 16) = 0
             10 connect(3<UNIX-STREAM:[4->5, "/x]y"]>, {sa_family=AF_UNIX, sun_path="/x]y"}, 110) = 0
             10 connect(3<TCP:[6]>, {sa_family=AF_INET, sin_port=htons(9), sin_addr=inet_addr("127.0.0.1")}, 16) = -1 ECONNREFUSED (Connection refused)
         """
         self.assertEqual(
-            [(e["family"], e["address"], e["port"], e["error"]) for e in run(trace)],
+            [(e["family"], e["address"], e["port"], e["error"]) for e in run(trace) if e["kind"] == "connect"],
             [("inet", "127.0.0.1", 80, "EINPROGRESS"), ("inet6", "::1", 81, None), ("inet", "127.0.0.1", 9, "ECONNREFUSED")],
+        )
+
+    def test_sockets(self):
+        trace = r"""
+            10 socket(AF_INET, SOCK_DGRAM, IPPROTO_IP) = 3<UDP:[3]>
+            10 connect(3<UDP:[3]>, {sa_family=AF_INET, sin_port=htons(53), sin_addr=inet_addr("10.0.0.1")}, 16) = 0
+            10 sendmmsg(3<UDP:[10.0.0.2:5->10.0.0.1:53]>, [{msg_hdr={msg_name=NULL, msg_namelen=0, msg_iov=[{iov_base="x", iov_len=1}], msg_iovlen=1, msg_controllen=0, msg_flags=0}, msg_len=1}], 1, MSG_NOSIGNAL) = 1
+            10 recvfrom(3<UDP:[10.0.0.2:5->10.0.0.1:53]>, "x", 9, 0, {sa_family=AF_INET, sin_port=htons(54), sin_addr=inet_addr("10.0.0.1")}, [28 => 16]) = 1
+            10 recvfrom(3<UDP:[10.0.0.2:5->10.0.0.1:53]>, "x", 9, MSG_PEEK, {sa_family=AF_INET, sin_port=htons(55), sin_addr=inet_addr("10.0.0.1")}, [28 => 16]) = 1
+            10 connect(3<UDP:[3]>, {sa_family=AF_INET, sin_port=htons(56), sin_addr=inet_addr("10.0.0.1")}, 16) = -1 ENETUNREACH (Network is unreachable)
+            10 socket(AF_INET6, SOCK_DGRAM, IPPROTO_IP) = 4<UDPv6:[4]>
+            10 bind(4<UDPv6:[4]>, {sa_family=AF_INET6, sin6_port=htons(7), sin6_flowinfo=htonl(0), inet_pton(AF_INET6, "::", &sin6_addr), sin6_scope_id=0}, 28) = 0
+            10 listen(5<TCP:[5]>, 9) = 0
+            10 listen(5<TCP:[0.0.0.0:80]>, 10) = 0
+            10 accept4(5<TCP:[0.0.0.0:80]>, {sa_family=AF_INET, sin_port=htons(1), sin_addr=inet_addr("10.0.0.3")}, [16], SOCK_CLOEXEC) = 6<TCP:[10.0.0.2:80->10.0.0.3:1]>
+            10 accept(5<TCPv6:[[::]:80]>, NULL, NULL) = 6<TCPv6:[[::1]:80->[::1]:2]>
+            10 accept(5<TCP:[0.0.0.0:80]>, NULL, NULL) = -1 EAGAIN (Resource temporarily unavailable)
+            10 listen(7<UNIX-STREAM:[7,"/a\"b"]>, 9) = 0
+            10 accept(7<UNIX-STREAM:[7,"/a\"b"]>, NULL, NULL) = 8<UNIX-STREAM:[8->9,"/a\"b"]>
+            10 connect(9<UNIX-STREAM:[9]>, {sa_family=AF_UNIX, sun_path=@"hidden"}, 9) = -1 ECONNREFUSED (Connection refused)
+        """
+        keys = ("transport", "direction", "address", "port", "path", "error")
+        self.assertEqual(
+            [tuple(e[key] for key in keys) for e in run(trace)],
+            [
+                ("udp", "outbound", "10.0.0.1", 53, None, None),
+                ("udp", "inbound", "10.0.0.1", 54, None, None),
+                ("udp", "outbound", "10.0.0.1", 56, None, "ENETUNREACH"),
+                ("udp", "listen", None, 7, None, None),
+                ("tcp", "listen", None, None, None, None),
+                ("tcp", "inbound", "10.0.0.3", 1, None, None),
+                ("tcp", "inbound", "::1", 2, None, None),
+                ("unix", "listen", None, None, '/a"b', None),
+                ("unix", "inbound", None, None, '/a"b', None),
+                ("unix", "outbound", None, None, "@hidden", "ECONNREFUSED"),
+            ],
         )
 
 
@@ -411,6 +448,8 @@ class Live(unittest.TestCase):
         )
         connects = [(pids[e["pid"]], e["address"], e["port"]) for e in events if e["kind"] == "connect"]
         self.assertEqual(connects, [(0, "127.0.0.1", int(output))])
+        sockets = [(e["transport"], e["direction"], e["address"], e["port"]) for e in events if e["kind"] == "socket"]
+        self.assertEqual(sockets, [("tcp", "listen", None, None), ("udp", "outbound", "127.0.0.1", 9)])
 
 
 if __name__ == "__main__":

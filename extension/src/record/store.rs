@@ -151,6 +151,10 @@ impl State {
     }
 }
 
+fn open_connections(state: &State) -> Vec<ConnectionRow> {
+    state.live_connections.values().cloned().collect()
+}
+
 /// The recorder's rows, shared by the one that writes and all that ask.
 #[derive(Default)]
 pub struct Store {
@@ -295,11 +299,14 @@ impl Store {
     /// Instances of agents, ended ones first.
     #[must_use]
     pub fn agents(&self) -> Snapshot<AgentRow> {
-        let (ended, mut live) =
-            self.read(|state| (state.agents.snapshot(), state.live_agents.values().cloned().collect::<Vec<_>>()));
-        if !live.is_empty() {
+        let (ended, mut live, open) = self.read(|state| {
+            let live: Vec<_> = state.live_agents.values().cloned().collect();
+            let open = if live.is_empty() { Vec::new() } else { open_connections(state) };
+            (state.agents.snapshot(), live, open)
+        });
+        if !open.is_empty() {
             let mut more: HashMap<i64, (i64, i64)> = HashMap::new();
-            for (row, (sent, received)) in self.open_connections() {
+            for (row, (sent, received)) in self.with_bytes(open) {
                 let more = more.entry(row.agent_id).or_default();
                 more.0 += sent;
                 more.1 += received;
@@ -323,30 +330,30 @@ impl Store {
     #[must_use]
     pub fn connections(&self) -> Snapshot<ConnectionRow> {
         // The ended ones last: what ends meanwhile is there twice rather than not at all, and then the ended one counts.
-        let mut live = self.open_connections();
+        let open = self.read(open_connections);
+        let mut live = self.with_bytes(open);
         let (ended, gone) = self.read(|state| {
             let gone: HashSet<i64> = live.iter().map(|(row, _)| row.eid).collect();
             let here: HashSet<i64> = state.live_connections.values().map(|row| row.eid).collect();
             (state.connections.snapshot(), gone.difference(&here).copied().collect::<HashSet<_>>())
         });
         live.retain(|(row, _)| !gone.contains(&row.eid));
-        let with_bytes = |(mut row, (sent, received)): (ConnectionRow, (i64, i64))| {
+        let added = |(mut row, (sent, received)): (ConnectionRow, (i64, i64))| {
             row.bytes_sent = row.bytes_sent.map(|bytes| bytes + sent);
             row.bytes_received = row.bytes_received.map(|bytes| bytes + received);
             row
         };
-        ended.and(live.into_iter().map(with_bytes).collect())
+        ended.and(live.into_iter().map(added).collect())
     }
 
-    /// Connections that live, each with the bytes (sent, received) that went since its row was written.
-    fn open_connections(&self) -> Vec<(ConnectionRow, (i64, i64))> {
-        let rows: Vec<_> = self.read(|state| state.live_connections.values().cloned().collect());
+    /// The same connections, each with the bytes (sent, received) that went since its row was written.
+    fn with_bytes(&self, rows: Vec<ConnectionRow>) -> Vec<(ConnectionRow, (i64, i64))> {
         if rows.is_empty() {
             return Vec::new();
         }
         let bytes = self.probe.get().map(|probe| probe.socket_bytes()).unwrap_or_default();
         let more = |row: ConnectionRow| {
-            let peer = row.peer().filter(|_| row.transport == "udp");
+            let peer = (row.transport == "udp").then(|| row.peer()).flatten();
             let known = bytes.get(&(row.identity.id, peer)).filter(|_| row.end_time.is_none());
             let more = |before: u64, counted: u64, shown: Option<i64>| {
                 let now = i64::try_from(before.saturating_add(counted)).unwrap_or(i64::MAX);
