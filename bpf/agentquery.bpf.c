@@ -72,13 +72,13 @@ int BPF_PROG(on_call, struct pt_regs *regs, long result)
 		break;
 	case OP_READ:
 	case OP_READV:
-		handle_bytes(task, call.arguments[0], result, false);
-		handle_received(task, &mark, &call, result, compat);
+		if (!handle_bytes(task, call.arguments[0], result, false))
+			handle_received(task, &mark, &call, result, compat);
 		break;
 	case OP_WRITE:
 	case OP_WRITEV:
-		handle_bytes(task, call.arguments[0], result, true);
-		handle_sent(task, &mark, &call, result, compat);
+		if (!handle_bytes(task, call.arguments[0], result, true))
+			handle_sent(task, &mark, &call, result, compat);
 		break;
 	case OP_SENDTO:
 	case OP_SENDMSG:

@@ -185,18 +185,20 @@ static __always_inline void handle_dup(struct task_struct *task, int fd)
 		bpf_map_update_elem(&descriptors, &key, &address, BPF_ANY);
 }
 
-static __always_inline void handle_bytes(struct task_struct *task, int fd, __u64 bytes, bool written)
+/* False when it is no file that is followed. */
+static __always_inline bool handle_bytes(struct task_struct *task, int fd, __u64 bytes, bool written)
 {
 	struct file *file = file_at(task, fd);
 	__u64 address = (__u64)file;
 	struct aq_file *entry;
 
 	if (!file)
-		return;
+		return false;
 	entry = bpf_map_lookup_elem(&files, &address);
 	if (!entry || entry->inode != (__u64)BPF_CORE_READ(file, f_inode))
-		return;
+		return false;
 	__sync_fetch_and_add(written ? &entry->bytes_written : &entry->bytes_read, bytes);
+	return true;
 }
 
 #define DESCRIPTOR_PREFIX "/proc/self/fd/"

@@ -202,6 +202,7 @@ struct sock_common {
 };
 
 struct socket {
+	struct file *file;
 	struct sock *sk;
 };
 

@@ -210,9 +210,12 @@ static __always_inline struct sock *socket_at(struct task_struct *task, int fd)
 	struct file *file = file_at(task, fd);
 	struct socket *socket;
 
-	if (!file || (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
+	if (!file)
 		return NULL;
+	/* What is none has something else there, or nothing. */
 	socket = BPF_CORE_READ(file, private_data);
+	if (!socket || BPF_CORE_READ(socket, file) != file)
+		return NULL;
 	return BPF_CORE_READ(socket, sk);
 }
 
@@ -238,15 +241,18 @@ static __always_inline void handle_sent(struct task_struct *task, const struct m
 					bool compat)
 {
 	__u32 which = SCRATCH_CALL, length, wanted;
-	struct record *record = bpf_map_lookup_elem(&records, &which);
+	struct record *record;
 	struct sock *sk = socket_at(task, call->arguments[0]);
 	__u64 key = (__u64)sk;
 	struct stream *stream;
 
-	if (!record || !sk || bytes == 0)
+	if (!sk || bytes == 0)
 		return;
 	stream = bpf_map_lookup_elem(&streams, &key);
 	if (!stream || stream->answers)
+		return;
+	record = bpf_map_lookup_elem(&records, &which);
+	if (!record)
 		return;
 	wanted = stream->wanted - stream->seen;
 	length = capture(call, bytes < wanted ? bytes : wanted, compat);
@@ -321,13 +327,13 @@ static __always_inline void handle_received(struct task_struct *task, const stru
 					    __u64 result, bool compat)
 {
 	__u32 which = SCRATCH_CALL, length, i;
-	struct record *record = bpf_map_lookup_elem(&records, &which);
+	struct record *record;
 	struct sock *sk = socket_at(task, call->arguments[0]);
 	__u64 key = (__u64)sk;
 	struct stream *stream;
 	__u16 port;
 
-	if (!record || !sk || result == 0 || peeks(call))
+	if (!sk || result == 0 || peeks(call))
 		return;
 	port = bpf_ntohs(BPF_CORE_READ(sk, __sk_common.skc_dport));
 	if (port != PORT_DNS && port != 0)
@@ -344,6 +350,9 @@ static __always_inline void handle_received(struct task_struct *task, const stru
 			bpf_map_delete_elem(&streams, &key);
 		return;
 	}
+	record = bpf_map_lookup_elem(&records, &which);
+	if (!record)
+		return;
 	if (call->operation == OP_RECVMMSG) {
 		for (i = 0; i < MESSAGES; i++) {
 			if (i >= result || compat)
