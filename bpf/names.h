@@ -205,16 +205,24 @@ static __always_inline void tell_captured(struct task_struct *task, const struct
 	submit(&record->header, AQ_TEXT + length, false);
 }
 
-static __always_inline struct sock *socket_at(struct task_struct *task, int fd)
+static __always_inline bool takes_any_file(enum operation operation)
+{
+	return operation == OP_READ || operation == OP_WRITE || operation == OP_READV || operation == OP_WRITEV;
+}
+
+/* The socket of a call that has succeeded. `any`: it may be one for other files. */
+static __always_inline struct sock *socket_at(struct task_struct *task, int fd, bool any)
 {
 	struct file *file = file_at(task, fd);
 	struct socket *socket;
 
 	if (!file)
 		return NULL;
-	/* What is none has something else there, or nothing. */
 	socket = BPF_CORE_READ(file, private_data);
-	if (!socket || BPF_CORE_READ(socket, file) != file)
+	if (!socket)
+		return NULL;
+	/* Calls for sockets alone have found one; else what is none has something else there. */
+	if (any && BPF_CORE_READ(socket, file) != file)
 		return NULL;
 	return BPF_CORE_READ(socket, sk);
 }
@@ -242,7 +250,7 @@ static __always_inline void handle_sent(struct task_struct *task, const struct m
 {
 	__u32 which = SCRATCH_CALL, length, wanted;
 	struct record *record;
-	struct sock *sk = socket_at(task, call->arguments[0]);
+	struct sock *sk = socket_at(task, call->arguments[0], takes_any_file(call->operation));
 	__u64 key = (__u64)sk;
 	struct stream *stream;
 
@@ -328,7 +336,7 @@ static __always_inline void handle_received(struct task_struct *task, const stru
 {
 	__u32 which = SCRATCH_CALL, length, i;
 	struct record *record;
-	struct sock *sk = socket_at(task, call->arguments[0]);
+	struct sock *sk = socket_at(task, call->arguments[0], takes_any_file(call->operation));
 	__u64 key = (__u64)sk;
 	struct stream *stream;
 	__u16 port;
