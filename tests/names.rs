@@ -7,10 +7,11 @@ mod support;
 
 use std::io::{Read as _, Write as _};
 use std::path::Path;
+use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use support::{Agent, Recorder, Run, can_record};
+use support::{Agent, Recorder, Run, can_record, skipped};
 
 /// One recorder for all tests: they tell their rows by the instance.
 fn recorder() -> &'static Recorder {
@@ -151,7 +152,7 @@ fn answers_of_the_dns_tell_what_was_asked_for() {
     let recorder = recorder();
     let script = format!("python3 '{}' resolve", program("names_client.py"));
     let run = Agent::new().run(&in_a_world(&script)).recorded(recorder);
-    for number in 20..=27 {
+    for number in 20..=28 {
         assert_named(&run, &format!("192.0.2.{number}"), 80, &format!("www{number}.names.example"), "dns");
     }
 }
@@ -177,11 +178,40 @@ fn tls_tells_the_name_however_its_first_message_is_written() {
     assert_named(&run, "192.0.2.17", 443, "bare17.example", "sni");
     assert_named(&run, "2001:db8::18", 443, "bare18.example", "sni");
     assert_eq!(named(&run, "192.0.2.19", 443), (None, None));
-    for number in 30..36 {
+    for number in 30..=36 {
         for address in [format!("192.0.2.{number}"), format!("2001:db8::{number}")] {
             assert_named(&run, &address, 443, &format!("split{number}.example"), "sni");
         }
     }
+}
+
+#[test]
+fn node_tells_by_tls_and_by_its_own_resolver() {
+    let name = "node_tells_by_tls_and_by_its_own_resolver";
+    if !can_record(name) {
+        return;
+    }
+    if Command::new("node").arg("--version").output().is_err() {
+        skipped(name, "there is no node");
+        return;
+    }
+    let recorder = recorder();
+    // Its resolver is c-ares.
+    let script = r"node - <<'P'
+const dns = require('dns').promises, http = require('http'), https = require('https');
+const get = (module, url, options) => new Promise((done, fail) =>
+  module.get(url, { ...options, agent: false }, answer => answer.resume().on('end', done)).on('error', fail));
+(async () => {
+  const [own] = await dns.resolve4('www60.names.example');
+  await get(http, `http://${own}/`);
+  await get(https, 'https://api61.names.example/', { rejectUnauthorized: false });
+  await get(https, 'https://192.0.2.62/', { rejectUnauthorized: false, servername: 'bare62.example' });
+})();
+P";
+    let run = Agent::new().run(&in_a_world(script)).recorded(recorder);
+    assert_named(&run, "192.0.2.60", 80, "www60.names.example", "dns");
+    assert_named(&run, "192.0.2.61", 443, "api61.names.example", "sni");
+    assert_named(&run, "192.0.2.62", 443, "bare62.example", "sni");
 }
 
 #[test]
