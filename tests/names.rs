@@ -252,7 +252,7 @@ fn of_what_is_no_hello_nothing_leaves_the_kernel() {
 import os, socket, time
 while True:
     while not os.path.exists('go') and not os.path.exists('end'):
-        time.sleep(0.01)
+        time.sleep(0.01); os.getcwd()  # which fails when the test is gone
     if os.path.exists('end'):
         break
     os.remove('go')
