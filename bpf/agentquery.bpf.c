@@ -80,14 +80,14 @@ int BPF_PROG(on_call, struct pt_regs *regs, long result)
 		break;
 	case OP_READ:
 	case OP_READV:
-		if (!handle_bytes(task, call.arguments[0], result, false)) {
+		if (!handle_bytes(task, call.arguments[0], result, false) && find_socket(task, &call)) {
 			handle_transfer(task, &mark, &call, result);
 			handle_received(task, &mark, &call, result);
 		}
 		break;
 	case OP_WRITE:
 	case OP_WRITEV:
-		if (!handle_bytes(task, call.arguments[0], result, true)) {
+		if (!handle_bytes(task, call.arguments[0], result, true) && find_socket(task, &call)) {
 			handle_transfer(task, &mark, &call, result);
 			handle_sent(task, &mark, &call, result);
 		}
@@ -101,14 +101,18 @@ int BPF_PROG(on_call, struct pt_regs *regs, long result)
 	case OP_SEND:
 	case OP_SENDMSG:
 	case OP_SENDMMSG:
-		handle_transfer(task, &mark, &call, result);
-		handle_sent(task, &mark, &call, result);
+		if (find_socket(task, &call)) {
+			handle_transfer(task, &mark, &call, result);
+			handle_sent(task, &mark, &call, result);
+		}
 		break;
 	case OP_RECEIVE:
 	case OP_RECVMSG:
 	case OP_RECVMMSG:
-		handle_transfer(task, &mark, &call, result);
-		handle_received(task, &mark, &call, result);
+		if (find_socket(task, &call)) {
+			handle_transfer(task, &mark, &call, result);
+			handle_received(task, &mark, &call, result);
+		}
 		break;
 	case OP_SOCKETCALL:
 	case OP_NONE:

@@ -230,6 +230,8 @@ static const volatile __u8 compat_calls[CALLS] = {
 
 struct call {
 	enum operation operation;
+	struct file *file; /* of a call on a socket */
+	struct sock *sk;
 	bool compat;
 	__u64 arguments[6];
 };

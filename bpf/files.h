@@ -29,6 +29,25 @@
 #define MAP_SHARED_VALIDATE 3
 #define MAPPINGS_MAX 4096
 
+/* The socket of a descriptor, if it is one. */
+static __always_inline struct sock *socket_at(struct task_struct *task, int fd, struct file **file)
+{
+	struct socket *socket;
+
+	*file = file_at(task, fd);
+	if (!*file || (BPF_CORE_READ(*file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
+		return NULL;
+	socket = BPF_CORE_READ(*file, private_data);
+	return BPF_CORE_READ(socket, sk);
+}
+
+/* The same of a call's first argument. */
+static __always_inline bool find_socket(struct task_struct *task, struct call *call)
+{
+	call->sk = socket_at(task, call->arguments[0], &call->file);
+	return call->sk;
+}
+
 static __always_inline __u64 descriptor_key(struct task_struct *task, int fd)
 {
 	return (__u64)task->tgid << 32 | (__u32)fd;

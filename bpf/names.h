@@ -226,16 +226,18 @@ static __always_inline __u32 hello_length(const struct record *record, __u32 len
 static __always_inline void handle_sent(struct task_struct *task, const struct mark *mark, const struct call *call, __u64 bytes)
 {
 	__u32 which = SCRATCH_CALL, length, wanted;
-	struct record *record = bpf_map_lookup_elem(&records, &which);
-	struct file *file;
-	struct sock *sk = socket_at(task, call->arguments[0], &file);
+	struct record *record;
+	struct sock *sk = call->sk;
 	__u64 key = (__u64)sk;
 	struct stream *stream;
 
-	if (!record || !sk || bytes == 0)
+	if (bytes == 0)
 		return;
 	stream = bpf_map_lookup_elem(&streams, &key);
 	if (!stream || stream->answers)
+		return;
+	record = bpf_map_lookup_elem(&records, &which);
+	if (!record)
 		return;
 	wanted = stream->wanted - stream->seen;
 	length = capture(call, bytes < wanted ? bytes : wanted);
@@ -310,14 +312,13 @@ static __always_inline void handle_received(struct task_struct *task, const stru
 					    __u64 result)
 {
 	__u32 which = SCRATCH_CALL, length, i;
-	struct record *record = bpf_map_lookup_elem(&records, &which);
-	struct file *file;
-	struct sock *sk = socket_at(task, call->arguments[0], &file);
+	struct record *record;
+	struct sock *sk = call->sk;
 	__u64 key = (__u64)sk;
 	struct stream *stream;
 	__u16 port;
 
-	if (!record || !sk || result == 0 || peeks(call))
+	if (result == 0 || peeks(call))
 		return;
 	port = bpf_ntohs(BPF_CORE_READ(sk, __sk_common.skc_dport));
 	if (port != PORT_DNS && port != 0)
@@ -334,6 +335,9 @@ static __always_inline void handle_received(struct task_struct *task, const stru
 			bpf_map_delete_elem(&streams, &key);
 		return;
 	}
+	record = bpf_map_lookup_elem(&records, &which);
+	if (!record)
+		return;
 	if (call->operation == OP_RECVMMSG) {
 		for (i = 0; i < MESSAGES; i++) {
 			if (i >= result || call->compat)

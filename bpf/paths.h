@@ -145,27 +145,20 @@ static __always_inline __u32 append_string(struct record *record, __u32 *at, con
 
 static __always_inline struct file *file_at(struct task_struct *task, int fd)
 {
-	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
+	struct files_struct *files = task->files;
+	struct fdtable *table;
 	struct file **array, *file = NULL;
 
-	if (!table || fd < 0 || (__u32)fd >= BPF_CORE_READ(table, max_fds))
+	/* Plain reads of typed memory: every call of an agent comes here. */
+	if (!files)
 		return NULL;
-	array = BPF_CORE_READ(table, fd);
+	table = files->fdt;
+	if (!table || fd < 0 || (__u32)fd >= table->max_fds)
+		return NULL;
+	array = table->fd;
 	if (bpf_probe_read_kernel(&file, sizeof(file), array + fd))
 		return NULL;
 	return file;
-}
-
-/* The socket of a descriptor, if it is one. */
-static __always_inline struct sock *socket_at(struct task_struct *task, int fd, struct file **file)
-{
-	struct socket *socket;
-
-	*file = file_at(task, fd);
-	if (!*file || (BPF_CORE_READ(*file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
-		return NULL;
-	socket = BPF_CORE_READ(*file, private_data);
-	return BPF_CORE_READ(socket, sk);
 }
 
 static __always_inline void walk_file(__u32 which, struct file *file)

@@ -549,13 +549,10 @@ static __noinline int handle_transfer(struct task_struct *task, const struct mar
 	enum operation operation = call->operation;
 	bool received = operation == OP_READ || operation == OP_READV || operation == OP_RECEIVE || operation == OP_RECVMSG || operation == OP_RECVMMSG;
 	enum transport transport;
-	struct file *file;
+	struct file *file = call->file;
+	struct sock *sk = call->sk;
 	__u64 flags = 0;
-	struct sock *sk;
 
-	sk = socket_at(task, call->arguments[0], &file);
-	if (!sk)
-		return 0;
 	transport = transport_of(sk);
 	if (transport == NO_TRANSPORT || (transport != UDP && HOOKED))
 		return 0;

@@ -21,9 +21,11 @@ lint_packages() {
 }
 
 test_packages() {
+    want curl command -v curl
     want git command -v git
     want iproute2 command -v ip
     want less command -v less
+    want openssl command -v openssl
     want python3 command -v python3
     want python3-venv python3 -c 'import ensurepip, venv'
     want util-linux command -v unshare

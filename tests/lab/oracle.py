@@ -37,6 +37,9 @@ CALLS = (
     " socket accept accept4 listen sendto sendmsg ?sendmmsg recvfrom recvmsg ?recvmmsg"
     " dup ?dup2 dup3 fcntl memfd_create exit_group"
 )
+# What the kernel makes a process call where a uprobe was set, on x86 since Linux 6.11 (uretprobe) and 6.18 (uprobe): no
+# doing of its own. strace of before them has numbers alone.
+PROBES = ("uretprobe", "syscall_0x14f", "uprobe", "syscall_0x150")
 # Nothing is cut: an argument of exec has at most 128 KiB (MAX_ARG_STRLEN), a path 4 KiB.
 # A process that ends while its other threads are in calls cuts those off, and then nobody knows what they did: so the end
 # is held up until they are through.
@@ -502,6 +505,8 @@ class Run:
             elif Descriptor(call.args[0], call).kind in ("UDP", "UDPv6"):
                 if port := addresses(call.args[1])[0][1]:
                     self.socket(call, "udp", "listen", port=port)
+        elif call.name in PROBES:
+            pass
         elif call.name != "exit_group" and not call.name.startswith("getdents"):
             raise Unclear(f"an unknown call: {call.name}")
         return None

@@ -26,13 +26,13 @@ def fetch(address):
             pass
 
 
-def by_datagram(name, connected, receive):
+def by_datagram(name, connected, receive, server=SERVER):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
         if connected:
-            asker.connect(SERVER)
+            asker.connect(server)
             asker.send(query(name))
         else:
-            asker.sendto(query(name), SERVER)
+            asker.sendto(query(name), server)
         message = receive(asker)
     return socket.inet_ntoa(message[-4:])
 
@@ -92,12 +92,16 @@ def resolve():
     for number, (connected, receive) in enumerate(ways, 20):
         fetch(by_datagram(f"www{number}.names.example", connected, receive))
     fetch(by_connection("www27.names.example"))
+    stub = ("127.0.0.53", 53)  # as systemd-resolved has it
+    fetch(by_datagram("www28.names.example", False, ways[3][1], stub))
 
 
-def hello(name):
+def hello(name, long):
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if long:  # more than two KiB
+        context.set_alpn_protocols([f"{number:250}" for number in range(10)])
     client = context.wrap_bio(incoming, outgoing, server_hostname=name)
     try:
         client.do_handshake()
@@ -114,9 +118,11 @@ def split():
         lambda peer, first, second: (peer.sendmsg([first[:1], first[1:]]), peer.sendmsg([second])),
         lambda peer, first, second: (peer.send(first[:1]), peer.send(first[1:2]), peer.send(first[2:] + second)),
         lambda peer, first, second: [peer.send(bytes([byte])) for byte in first + second],
+        lambda peer, first, second: peer.sendall(first + second),
     ]
     for number, send in enumerate(ways, 30):
-        message = hello(f"split{number}.example")
+        message = hello(f"split{number}.example", number == 36)
+        assert (len(message) > 2500) == (number == 36), len(message)
         for address in [f"192.0.2.{number}", f"2001:db8::{number}"]:
             with socket.create_connection((address, 443)) as peer:
                 peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -99,18 +99,19 @@ def main():
     subprocess.run([*make.split(), "-keyout", key, "-out", certificate], check=True, stderr=subprocess.DEVNULL)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
-    datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    datagrams.bind(("192.0.2.53", 53))
     serve(53, dns_by_tcp)
     serve(80, http)
     serve(443, lambda peer: http(context.wrap_socket(peer, server_side=True)))
 
-    def dns():
+    def dns(datagrams):
         while True:
             query, sender = datagrams.recvfrom(65536)
             datagrams.sendto(answer(query, False), sender)
 
-    threading.Thread(target=dns, daemon=True).start()
+    for address in ["192.0.2.53", "127.0.0.53"]:
+        datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        datagrams.bind((address, 53))
+        threading.Thread(target=dns, args=(datagrams,), daemon=True).start()
     open(os.path.join(folder, "ready"), "w").close()
     sys.stdin.read()
 

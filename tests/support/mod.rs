@@ -88,6 +88,13 @@ impl Recorder {
         self.folder.path().join("state")
     }
 
+    /// How many probes of programs' own code it holds.
+    pub fn probes(&self) -> usize {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().flatten();
+        let is_probe = |path: PathBuf| path.to_string_lossy().contains("perf_event");
+        open.filter_map(|entry| std::fs::read_link(entry.path()).ok()).filter(|path| is_probe(path.clone())).count()
+    }
+
     /// Kills it, and waits until it is gone.
     pub fn kill(&mut self) {
         let _ = self.child.kill();

@@ -14,7 +14,7 @@ pub(super) static TABLE: Declaration<ConnectionRow> = Declaration {
         examples: &[
             Example {
                 question: "Where do agents connect to?",
-                sql: "SELECT agent, remote_address, remote_port, count(*) AS connections FROM agent_connections GROUP BY 1, 2, 3 ORDER BY 4 DESC",
+                sql: "SELECT agent, coalesce(remote_host, remote_address) AS peer, remote_port, count(*) AS connections FROM agent_connections GROUP BY 1, 2, 3 ORDER BY 4 DESC",
             },
             Example {
                 question: "Which connections are open now, and of which command?",

@@ -523,6 +523,7 @@ impl Collector for EbpfCollector {
         if self.swept.elapsed() >= SWEEP_AT_MOST && self.attached_ns.is_some() {
             self.sweep_wanted = true;
         }
+        self.lookups.release();
         if self.sweep_wanted && self.swept.elapsed() >= self.sweep_rest {
             self.run_sweep();
         }

@@ -4,13 +4,18 @@
 //! holds for programs with a library of their own too. It is opened as the program sees it, and known by its inode:
 //! a mount namespace that shares the file needs nothing more. The attachments end with the recorder, also where others
 //! outlive it.
+//!
+//! What is watched keeps its mount busy. So in the recorder's own mount namespace only the file systems of the system
+//! itself are looked at, for an agent may unmount any other; and in another namespace a library is let go of when no
+//! process is there any more.
 
-use std::collections::HashSet;
-use std::fs::File;
+use std::collections::{HashMap, HashSet};
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use libbpf_rs::{Link, Object, UprobeOpts};
 
@@ -25,6 +30,14 @@ const PROGRAMS: [(&str, bool); 2] = [("on_lookup", false), ("on_lookup_done", tr
 const FILES: usize = 1024;
 /// Programs that are remembered.
 const PROGRAMS_MAX: usize = 4096;
+/// Processes of a mount namespace that are remembered, to know whether one is there.
+const THERE: usize = 64;
+
+/// How often it is looked.
+const RELEASE: Duration = Duration::from_secs(1);
+
+/// Device and inode.
+type FileId = (u64, u64);
 
 /// A look-up that is not seen.
 #[derive(Debug, thiserror::Error)]
@@ -37,16 +50,31 @@ pub(super) struct Error {
 /// What is attached.
 #[derive(Default)]
 pub(super) struct Lookups {
-    links: Vec<Link>,
-    /// Loaders and libraries that were looked at, by device and inode.
-    known: HashSet<(u64, u64)>,
+    libraries: Vec<Library>,
+    /// Loaders and libraries that were looked at.
+    known: HashSet<FileId>,
     /// Programs that were looked at, by mount namespace and path: most are run again and again.
     programs: HashSet<(u32, String)>,
+    /// Processes of the other mount namespaces that libraries were found in.
+    there: HashMap<u32, Vec<u32>>,
+    released: Option<Instant>,
+}
+
+/// A library that is watched.
+struct Library {
+    /// The mount namespace, when it is not the recorder's.
+    namespace: Option<u32>,
+    /// The loader's file and its own.
+    files: [FileId; 2],
+    _links: Vec<Link>, // held: they detach on drop
 }
 
 impl Lookups {
     /// A program begins.
     pub(super) fn program(&mut self, object: &Object, pid: u32, exec: &Exec) -> Result<(), Error> {
+        if let Some(there) = self.there.get_mut(&exec.mount_ns).filter(|there| there.len() < THERE) {
+            there.push(pid);
+        }
         let program = (exec.mount_ns, exec.path.clone());
         if self.programs.contains(&program) {
             return Ok(());
@@ -62,45 +90,83 @@ impl Lookups {
 
     /// Attaches to the library of this process, unless that is done. A process without one, or that is gone, is none.
     pub(super) fn follow(&mut self, object: &Object, pid: u32) -> Result<(), Error> {
-        let Some((loader, file)) = self.loader_of(pid) else { return Ok(()) };
-        let Some(folder) = loader.parent() else { return Ok(()) };
-        self.remember(file);
-        let path = folder.join(LIBRARY);
+        let Some((loader, loader_id)) = self.loader_of(pid) else { return Ok(()) };
+        let Some(path) = loader.parent().map(|folder| folder.join(LIBRARY)) else { return Ok(()) };
+        self.remember(loader_id);
         let Ok(library) = open_below(pid, &path) else { return Ok(()) };
-        let Some(id) = library.metadata().ok().filter(std::fs::Metadata::is_file).map(|of| (of.dev(), of.ino())) else {
-            return Ok(());
-        };
-        if !self.remember(id) {
+        let (Some(id), Some(namespace)) = (file_id(&library), namespace_of(pid)) else { return Ok(()) };
+        let namespace = (Some(namespace) != namespace_of(std::process::id())).then_some(namespace);
+        if (namespace.is_none() && !is_systems(id)) || !self.remember(id) {
             return Ok(());
         }
         // By the descriptor: the name may be another file's by now.
         let opened = format!("/proc/self/fd/{}", library.as_raw_fd());
-        for (name, retprobe) in PROGRAMS {
-            let Some(program) = object.progs_mut().find(|program| program.name() == name) else { continue };
+        let attach = |(name, retprobe)| {
+            let program = object.progs_mut().find(|program| program.name() == name)?;
             let options = UprobeOpts { retprobe, func_name: Some(FUNCTION.to_owned()), ..UprobeOpts::default() };
-            match program.attach_uprobe_with_opts(-1, &opened, 0, options) {
-                Ok(link) => self.links.push(link),
-                Err(source) => return Err(Error { path, source }),
+            Some(program.attach_uprobe_with_opts(-1, &opened, 0, options))
+        };
+        match PROGRAMS.into_iter().filter_map(attach).collect() {
+            Ok(links) => {
+                self.libraries.push(Library { namespace, files: [loader_id, id], _links: links });
+                if let Some(namespace) = namespace {
+                    self.there.entry(namespace).or_default().push(pid);
+                }
+                Ok(())
             }
+            Err(source) => Err(Error { path, source }),
         }
-        Ok(())
+    }
+
+    /// Lets go of what was found where no process is any more. To be called often: it looks once in a while.
+    pub(super) fn release(&mut self) {
+        if self.there.is_empty() || self.released.is_some_and(|then| then.elapsed() < RELEASE) {
+            return;
+        }
+        self.released = Some(Instant::now());
+        let Self { libraries, known, programs, there, .. } = self;
+        there.retain(|namespace, pids| {
+            pids.retain(|pid| namespace_of(*pid) == Some(*namespace));
+            !pids.is_empty()
+        });
+        libraries.retain(|library| {
+            let stays = library.namespace.is_none_or(|namespace| there.contains_key(&namespace));
+            if !stays {
+                known.retain(|file| !library.files.contains(file));
+                programs.clear();
+            }
+            stays
+        });
     }
 
     /// The dynamic loader of a process, unless it was looked at.
-    fn loader_of(&self, pid: u32) -> Option<(PathBuf, (u64, u64))> {
+    fn loader_of(&self, pid: u32) -> Option<(PathBuf, FileId)> {
         let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
         let path = maps.lines().find_map(loader_in)?;
-        let metadata = open_below(pid, path).ok()?.metadata().ok()?;
-        let file = (metadata.dev(), metadata.ino());
-        (!self.known.contains(&file)).then(|| (path.to_owned(), file))
+        let id = file_id(&open_below(pid, path).ok()?)?;
+        (!self.known.contains(&id)).then(|| (path.to_owned(), id))
     }
 
-    fn remember(&mut self, file: (u64, u64)) -> bool {
+    fn remember(&mut self, file: FileId) -> bool {
         if self.known.len() >= FILES {
             return false;
         }
         self.known.insert(file)
     }
+}
+
+fn file_id(file: &File) -> Option<FileId> {
+    file.metadata().ok().filter(Metadata::is_file).map(|of| (of.dev(), of.ino()))
+}
+
+/// The mount namespace of a process.
+fn namespace_of(pid: u32) -> Option<u32> {
+    u32::try_from(std::fs::metadata(format!("/proc/{pid}/ns/mnt")).ok()?.ino()).ok()
+}
+
+/// Whether the file is on a file system that nobody unmounts while the system runs.
+fn is_systems((device, _): FileId) -> bool {
+    ["/", "/usr"].iter().any(|path| std::fs::metadata(path).is_ok_and(|of| of.dev() == device))
 }
 
 /// The path of a dynamic loader in a line of `/proc/PID/maps`, such as `/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2`,
