@@ -33,6 +33,7 @@
 #define AQ_EXCHANGED 32 /* change: a rename that was one the other way as well */
 #define AQ_PENDING 0x10000 /* change: asked of io_uring; whether it was done, a request tells */
 #define AQ_MAPPED 0x20000  /* close: mapped shared for writing */
+#define AQ_ROOTED 0x40000  /* change: the process has another root than its mount namespace */
 
 /* State of a slot. */
 #define AQ_SLOT_FREE 0

@@ -330,6 +330,15 @@ static __always_inline bool starts_from_descriptor(__u64 *name, int *dirfd, bool
 	return true;
 }
 
+/* Walks the path of the process' root; whether that is another than the one of its mount namespace. */
+static __always_inline bool walk_root(__u32 which, struct task_struct *task)
+{
+	struct path_buffer *buffer = bpf_map_lookup_elem(&path_buffers, &which);
+
+	walk_path(which, (__u64)BPF_CORE_READ(task, fs, root.dentry), (__u64)BPF_CORE_READ(task, fs, root.mnt));
+	return buffer && buffer->start != AQ_PATH_MAX - 1;
+}
+
 /* The directory that a name starts from, in the kernel's words. */
 static __always_inline __u32 append_base(struct record *record, __u32 which, __u32 *at, struct task_struct *task, int dirfd,
 					 __u64 *name, bool in_kernel)
@@ -343,7 +352,7 @@ static __always_inline __u32 append_base(struct record *record, __u32 which, __u
 	else
 		bpf_probe_read_user(&first, 1, (void *)*name);
 	if (*name && first == '/' && !by_descriptor) {
-		walk_path(which, (__u64)BPF_CORE_READ(task, fs, root.dentry), (__u64)BPF_CORE_READ(task, fs, root.mnt));
+		walk_root(which, task);
 	} else if (dirfd == AT_FDCWD) {
 		walk_path(which, (__u64)BPF_CORE_READ(task, fs, pwd.dentry), (__u64)BPF_CORE_READ(task, fs, pwd.mnt));
 	} else {
@@ -513,6 +522,8 @@ static __always_inline bool submit_change(struct task_struct *task, const struct
 	COUNT(AQ_CHANGE, seen);
 	begin(&record->header, AQ_CHANGE, task, mark);
 	record->header.flags = names->flags;
+	if (names->name && walk_root(which, task))
+		record->header.flags |= AQ_ROOTED;
 	record->change.what = names->what;
 	record->change.mode = names->mode == 0xffffffff ? names->mode : names->mode & 07777;
 	record->change.request_id = names->request_id;

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::Store;
 use super::clock::Clock;
 use super::engine::{Context, Instance};
+use super::inspect;
 use super::rows::{AgentRow, FileOpRow, Identity, OpenFileRow};
 use crate::enrich::noise::is_noise;
 use crate::enrich::project;
@@ -148,12 +149,16 @@ impl Files {
         if let Some(instance) = context.instance.as_deref_mut().filter(|_| change.request_id.is_none()) {
             count(change.kind, instance);
         }
-        let here = change.mount_ns == context.boot.mount_ns;
+        let here = change.mount_ns == context.boot.mount_ns && !change.rooted;
+        let process = context.process.key;
         let real = |directory: &str| {
             // Below /proc a name means one thing to its process and another to us.
-            let here = here && !directory.starts_with("/proc/");
-            let real = here.then(|| std::fs::canonicalize(directory).ok()).flatten()?;
-            Some(crate::event::escape(real.as_os_str().as_encoded_bytes()))
+            let real = match directory {
+                _ if directory.starts_with("/proc/") => None,
+                _ if here => std::fs::canonicalize(directory).ok(),
+                _ => inspect::real_inside(process, change.mount_ns, directory),
+            };
+            Some(crate::event::escape(real?.as_os_str().as_encoded_bytes()))
         };
         let path_of = |path: &CallPath| resolve(path, real);
         let (path, dest_path, source) = match (&change.dest, change.kind) {

@@ -18,6 +18,7 @@ pub const AQ_FOLLOWED: u32 = 16;
 pub const AQ_EXCHANGED: u32 = 32;
 pub const AQ_PENDING: u32 = 65536;
 pub const AQ_MAPPED: u32 = 131072;
+pub const AQ_ROOTED: u32 = 262144;
 pub const AQ_SLOT_FREE: u32 = 0;
 pub const AQ_SLOT_PROVISIONAL: u32 = 1;
 pub const AQ_SLOT_CONFIRMED: u32 = 2;

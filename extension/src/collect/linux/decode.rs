@@ -265,6 +265,7 @@ fn change(record: &[u8], flags: u32, truncated: bool) -> Result<EventKind, Decod
         exchanged: flags & abi::AQ_EXCHANGED != 0,
         mode: (raw.mode != u32::MAX).then_some(raw.mode),
         mount_ns: raw.mount_ns,
+        rooted: flags & abi::AQ_ROOTED != 0,
         uid: raw.uid,
         truncated,
         request_id: (flags & abi::AQ_PENDING != 0).then_some(raw.request_id),

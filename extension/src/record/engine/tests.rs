@@ -422,7 +422,7 @@ fn an_open_and_its_close_are_two_rows_and_noise_is_none() {
 }
 
 fn change_of(kind: ChangeKind, path: CallPath, dest: Option<CallPath>) -> EventKind {
-    let (followed, exchanged, mode, mount_ns) = (false, false, None, 0);
+    let (followed, exchanged, mode, mount_ns, rooted) = (false, false, None, 0, false);
     EventKind::Change(Change {
         kind,
         path,
@@ -431,6 +431,7 @@ fn change_of(kind: ChangeKind, path: CallPath, dest: Option<CallPath>) -> EventK
         exchanged,
         mode,
         mount_ns,
+        rooted,
         uid: 0,
         truncated: false,
         request_id: None,
