@@ -109,7 +109,7 @@ fn compare_rows(agent: &Agent, run: &Run) {
         *wanted.entry(line.to_owned()).or_insert(0) += 1;
     }
     assert!(!wanted.is_empty());
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         let found = rows(run, &agent.work());
         if found == wanted {
@@ -202,6 +202,42 @@ fn below_another_root() {
     if can_record("below_another_root") {
         compare_alive(&Agent::new(), &in_python("root"));
     }
+}
+
+#[test]
+fn a_path_that_is_too_long_says_that_it_was_cut() {
+    if !can_record("a_path_that_is_too_long_says_that_it_was_cut") {
+        return;
+    }
+    let script = "python3 -ISB -c '
+import os
+for depth in range(25):
+    os.mkdir(\"d\" * 200); os.chdir(\"d\" * 200)
+os.close(os.open(\"deepest\", os.O_CREAT | os.O_WRONLY)); os.unlink(\"deepest\")'";
+    let recorder = recorder();
+    let run = Agent::new().run(script).recorded(recorder);
+    let cut = format!(
+        "SELECT group_concat(operation || truncated) FROM (SELECT operation, truncated FROM agent_file_ops WHERE \
+         agent_id = {} AND path LIKE '%/deepest' ORDER BY eid)",
+        run.id()
+    );
+    assert_eq!(recorder.value(&cut).as_deref(), Some("create1,close1,delete1"));
+}
+
+#[test]
+fn a_program_that_is_in_no_directory_has_its_name() {
+    if !can_record("a_program_that_is_in_no_directory_has_its_name") {
+        return;
+    }
+    let script = "python3 -ISB -c '
+import os
+fd = os.memfd_create(\"program\")
+os.write(fd, open(\"/bin/true\", \"rb\").read())
+os.execve(fd, [\"true\"], {})'";
+    let recorder = recorder();
+    let run = Agent::new().run(script).recorded(recorder);
+    let path = format!("SELECT count(*) FROM agent_processes WHERE agent_id = {} AND path = 'memfd:program'", run.id());
+    assert_eq!(recorder.value(&path).as_deref(), Some("1"));
 }
 
 /// Whether this kernel has `io_uring`, and lets it be used.

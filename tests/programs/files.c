@@ -493,7 +493,7 @@ static void by_handle(void)
 static void calls_alone(void)
 {
 	struct iovec parts[2] = { { "12", 2 }, { "345", 3 } };
-	char name[64], *mapped;
+	char name[64], whole[4096], through[4200], *mapped;
 	int fd, other, pipes[2];
 	loff_t offset;
 
@@ -615,8 +615,12 @@ static void calls_alone(void)
 	close(fd);
 	closed("leaves/file", 0, 0, "0");
 
-	must(rename("copied", "moved"), "rename");
+	must(rename("/proc/self/cwd/copied", "moved"), "rename");
 	changed("rename", "copied", "moved");
+	must(getcwd(whole, sizeof(whole)) ? 0 : -1, "getcwd");
+	snprintf(through, sizeof(through), "/proc/self/root/%s/through-root", whole);
+	must(mkdir(through, 0700), "mkdir");
+	changed("mkdir", "through-root", "");
 	must(link("moved", "second"), "link");
 	changed("link", "moved", "second");
 	must(symlink("moved", "soft"), "symlink");
