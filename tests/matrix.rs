@@ -266,6 +266,16 @@ fn by_workers_of_io_uring() {
 }
 
 #[test]
+fn by_many_requests_at_once() {
+    if has_io_uring("by_many_requests_at_once") {
+        let agent = Agent::new();
+        compare(&agent, &format!("{} storm", in_c(&agent).display()));
+        let lost = "SELECT sum(ring_full + throttled + recursion_misses) FROM agent_collector";
+        assert_eq!(recorder().value(lost).as_deref(), Some("0"));
+    }
+}
+
+#[test]
 fn by_a_thread_of_the_kernel_that_polls() {
     if has_io_uring("by_a_thread_of_the_kernel_that_polls") {
         let agent = Agent::new();

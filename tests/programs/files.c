@@ -3,7 +3,7 @@
  * is a row that there has to be: operation, path, new path, bytes read, bytes written, mapped; paths below the working
  * directory without it.
  *
- *     files calls|int80|uring|async|sqpoll
+ *     files calls|int80|uring|async|sqpoll|storm
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -768,6 +768,61 @@ static void uring_alone(void)
 	}
 }
 
+#define BATCH 64
+#define BATCHES 20
+
+/* Many at a time. */
+static void storm(void)
+{
+	int results[BATCH];
+	char name[32], *names[BATCH];
+
+	for (int batch = 0; batch < BATCHES; batch++) {
+		arena_next = arena;
+		for (int i = 0; i < BATCH; i++) {
+			struct io_uring_sqe *asked = request(IORING_OP_OPENAT, AT_FDCWD);
+
+			snprintf(name, sizeof(name), "storm-%d-%d", batch, i);
+			names[i] = text(name);
+			asked->addr = (long)names[i];
+			asked->open_flags = O_CREAT | O_WRONLY;
+			asked->len = 0600;
+			asked->user_data = i;
+		}
+		submit(BATCH, BATCH);
+		for (int i = 0; i < BATCH; i++) {
+			struct io_uring_cqe *got = &ring.cqes[*ring.cq_head & *ring.cq_mask];
+			int index = got->user_data;
+
+			results[index] = must(result(), "openat");
+			opened("create", names[index]);
+		}
+		for (int i = 0; i < BATCH; i++) {
+			struct io_uring_sqe *asked = request(IORING_OP_WRITE, results[i]);
+
+			asked->addr = (long)names[i];
+			asked->len = 1 + i;
+		}
+		submit(BATCH, BATCH);
+		for (int i = 0; i < BATCH; i++)
+			must(result(), "write");
+		for (int i = 0; i < BATCH; i++)
+			request(IORING_OP_CLOSE, results[i]);
+		submit(BATCH, BATCH);
+		for (int i = 0; i < BATCH; i++) {
+			must(result(), "close");
+			closed(names[i], 0, 1 + i, "0");
+		}
+		for (int i = 0; i < BATCH; i++)
+			request(IORING_OP_UNLINKAT, AT_FDCWD)->addr = (long)names[i];
+		submit(BATCH, BATCH);
+		for (int i = 0; i < BATCH; i++) {
+			must(result(), "unlinkat");
+			changed("delete", names[i], "");
+		}
+	}
+}
+
 int main(int argc, char **argv)
 {
 	const char *by = argc > 1 ? argv[1] : "";
@@ -796,6 +851,11 @@ int main(int argc, char **argv)
 	}
 	way = URING;
 	flags_of_all = !strcmp(by, "async") ? IOSQE_ASYNC : 0;
+	if (!strcmp(by, "storm")) {
+		make_ring(BATCH, 0);
+		storm();
+		return 0;
+	}
 	make_ring(4, !strcmp(by, "sqpoll") ? IORING_SETUP_SQPOLL : 0);
 	common();
 	uring_alone();
