@@ -72,6 +72,7 @@
 #define AQ_CHOWN 7
 #define AQ_TRUNCATE 8
 #define AQ_MKNOD 9
+#define AQ_OPENED 10 /* and AQ_OPEN_READ and so on: an open of which no more will be known than its name */
 
 /* aq_request.what */
 #define AQ_RESULT 0 /* of a change that was pending */

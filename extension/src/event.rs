@@ -170,6 +170,8 @@ pub enum ChangeKind {
     Chown,
     Truncate,
     Mknod,
+    /// An open of which no more is known than its name: no end of it will be.
+    Open(OpenMode),
 }
 
 /// A name as a system call was given it.

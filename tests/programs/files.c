@@ -752,6 +752,23 @@ static void uring_alone(void)
 	while (access("direct", F_OK) == 0)
 		usleep(1000);
 
+	/* The same of an open: there is its name, and no more. */
+	asked = request(IORING_OP_OPENAT, AT_FDCWD);
+	asked->addr = (long)text("untold");
+	asked->open_flags = O_CREAT | O_EXCL | O_WRONLY;
+	asked->len = 0600;
+	asked->flags |= IOSQE_CQE_SKIP_SUCCESS;
+	submit(1, 0);
+	while (access("untold", F_OK) != 0)
+		usleep(1000);
+	opened("create", "untold");
+	asked = request(IORING_OP_OPENAT, AT_FDCWD);
+	asked->addr = (long)text("not-there");
+	asked->flags |= IOSQE_CQE_SKIP_SUCCESS;
+	submit(1, 1);
+	if (result() != -ENOENT)
+		exit(3);
+
 	/* More than there is room for. */
 	for (int i = 0; i < 16; i++) {
 		asked = request(IORING_OP_MKDIRAT, AT_FDCWD);

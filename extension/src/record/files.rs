@@ -49,12 +49,7 @@ impl Files {
             return false;
         }
         if let Some(instance) = context.instance.as_deref_mut() {
-            let row = &mut instance.row;
-            match open.how {
-                OpenMode::Read => row.files_read += 1,
-                OpenMode::Write | OpenMode::Truncate => row.files_written += 1,
-                OpenMode::Create => row.files_created += 1,
-            }
+            count(ChangeKind::Open(open.how), instance);
         }
         let mut row = begin(operation(open.how), &mut context);
         describe(&mut row, open, &context);
@@ -134,7 +129,7 @@ impl Files {
 
     /// A name or an open file was changed.
     pub(super) fn change(&mut self, change: &Change, mut context: Context<'_>) -> bool {
-        let operation = match change.kind {
+        let done = match change.kind {
             ChangeKind::Delete => "delete",
             ChangeKind::Rename => "rename",
             ChangeKind::Link => "link",
@@ -145,6 +140,7 @@ impl Files {
             ChangeKind::Chown => "chown",
             ChangeKind::Truncate => "truncate",
             ChangeKind::Mknod => "create",
+            ChangeKind::Open(how) => operation(how),
         };
         if let Some(instance) = context.instance.as_deref_mut().filter(|_| change.request_id.is_none()) {
             count(change.kind, instance);
@@ -179,7 +175,10 @@ impl Files {
                 (path, dest.as_ref().map(|dest| path_of(dest).0), source)
             }
         };
-        let mut row = begin(operation, &mut context);
+        if change.kind == ChangeKind::Open(OpenMode::Read) && is_noise(&path) {
+            return false;
+        }
+        let mut row = begin(done, &mut context);
         let changed = if change.kind == ChangeKind::Symlink { dest_path.as_deref() } else { Some(path.as_str()) };
         row.in_project = changed.and_then(|changed| in_project(changed, &context));
         row.path = path.into();
@@ -240,8 +239,11 @@ impl Files {
 pub(super) fn count(kind: ChangeKind, instance: &mut Instance) {
     match kind {
         ChangeKind::Delete => instance.row.files_deleted += 1,
-        ChangeKind::Truncate => instance.row.files_written += 1,
-        ChangeKind::Mknod => instance.row.files_created += 1,
+        ChangeKind::Open(OpenMode::Read) => instance.row.files_read += 1,
+        ChangeKind::Open(OpenMode::Write | OpenMode::Truncate) | ChangeKind::Truncate => {
+            instance.row.files_written += 1;
+        }
+        ChangeKind::Open(OpenMode::Create) | ChangeKind::Mknod => instance.row.files_created += 1,
         _ => {}
     }
 }

@@ -49,7 +49,7 @@ pub(super) static TABLE: Declaration<FileOpRow> = Declaration {
         text("name", "Name of the process: the file name of its image", |row| (&row.name).into()),
         text(
             "operation",
-            "open_read, open_write, create (of a special file without a close), truncate, close, delete, rename (two rows, one each way, when names change places), link, symlink, mkdir, rmdir, chmod or chown",
+            "open_read, open_write, create, truncate, close, delete, rename (two rows, one each way, when names change places), link, symlink, mkdir, rmdir, chmod or chown. No close follows what is not open: a special file's create, a truncate by name, or an open whose completion was not asked of io_uring",
             |row| row.operation.into(),
         ),
         text(

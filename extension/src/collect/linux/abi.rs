@@ -47,6 +47,7 @@ pub const AQ_CHMOD: u32 = 6;
 pub const AQ_CHOWN: u32 = 7;
 pub const AQ_TRUNCATE: u32 = 8;
 pub const AQ_MKNOD: u32 = 9;
+pub const AQ_OPENED: u32 = 10;
 pub const AQ_RESULT: u32 = 0;
 pub const AQ_RING: u32 = 1;
 pub type __u8 = ::std::os::raw::c_uchar;

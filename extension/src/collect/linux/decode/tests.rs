@@ -121,6 +121,8 @@ fn a_rename_has_two_names_and_a_delete_has_one() {
     assert_eq!((delete.kind, delete.dest, delete.mode), (ChangeKind::Delete, None, None));
     assert_eq!((rename.request_id, delete.request_id), (None, Some(9)));
     assert!(delete.rooted && !rename.rooted);
+    let opened = change(abi::AQ_OPENED + abi::AQ_OPEN_TRUNCATE, abi::AQ_PENDING, [2, 1, 0, 0], b"/ax");
+    assert_eq!(opened.kind, ChangeKind::Open(OpenMode::Truncate));
 }
 
 #[test]
