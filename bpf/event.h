@@ -34,6 +34,7 @@
 #define AQ_EXCHANGED 32 /* change: a rename that was one the other way as well */
 #define AQ_PENDING 0x10000 /* change: asked of io_uring; whether it was done, a request tells */
 #define AQ_MAPPED 0x20000  /* close: mapped shared for writing */
+#define AQ_ROOTED 0x40000  /* change: the process has another root than its mount namespace */
 
 /* State of a slot. */
 #define AQ_SLOT_FREE 0
@@ -72,6 +73,7 @@
 #define AQ_CHOWN 7
 #define AQ_TRUNCATE 8
 #define AQ_MKNOD 9
+#define AQ_OPENED 10 /* and AQ_OPEN_READ and so on: an open of which no more will be known than its name */
 
 /* aq_request.what */
 #define AQ_RESULT 0 /* of a change that was pending */

@@ -315,15 +315,24 @@ static __always_inline void handle_mprotect(struct task_struct *task, __u64 addr
 		entry->flags = AQ_MAPPED;
 }
 
+static __always_inline bool begins_with(const char *head, const char *prefix, int length)
+{
+	int i;
+
+	for (i = 0; i < length; i++) {
+		if (head[i] != prefix[i])
+			return false;
+	}
+	return true;
+}
+
 /* The number behind a prefix, and how long both are; 0 when the head is something else. */
 static __always_inline int number_behind(const char *head, const char *prefix, int prefix_length, int *number)
 {
 	int i;
 
-	for (i = 0; i < prefix_length; i++) {
-		if (head[i] != prefix[i])
-			return 0;
-	}
+	if (!begins_with(head, prefix, prefix_length))
+		return 0;
 	*number = 0;
 	for (i = prefix_length; i < prefix_length + 8; i++) {
 		if (head[i] == 0 || head[i] == '/')
@@ -340,26 +349,46 @@ static __always_inline int number_behind(const char *head, const char *prefix, i
 #define SELF_PREFIX "/proc/self/fd/"
 #define THREAD_PREFIX "/proc/thread-self/fd/"
 #define DEVICE_PREFIX "/dev/fd/"
+#define CWD_PREFIX "/proc/self/cwd/"
+#define ROOT_PREFIX "/proc/self/root/"
+#define FROM_ROOT -200 /* instead of a descriptor: the root directory */
 
-/* A name below /proc/self/fd/N starts from the descriptor N, and means nothing to any other process. Moves the name
- * behind it. */
-static __always_inline bool starts_from_descriptor(__u64 *name, int *dirfd, bool in_kernel)
+/* A name through a link of /proc/self starts from what this process has there, and means nothing to any other one. Moves
+ * the name behind it. */
+static __always_inline bool starts_from_self(__u64 *name, int *dirfd, bool in_kernel)
 {
 	char head[sizeof(THREAD_PREFIX) + 8] = {};
 	int length, number = 0;
 
 	if (read_string(head, sizeof(head), (void *)*name, in_kernel) <= 0 || head[0] != '/')
 		return false;
-	length = number_behind(head, SELF_PREFIX, sizeof(SELF_PREFIX) - 1, &number);
-	if (!length)
-		length = number_behind(head, DEVICE_PREFIX, sizeof(DEVICE_PREFIX) - 1, &number);
-	if (!length)
-		length = number_behind(head, THREAD_PREFIX, sizeof(THREAD_PREFIX) - 1, &number);
-	if (!length)
-		return false;
+	if (begins_with(head, CWD_PREFIX, sizeof(CWD_PREFIX) - 1)) {
+		length = sizeof(CWD_PREFIX) - 1;
+		number = AT_FDCWD;
+	} else if (begins_with(head, ROOT_PREFIX, sizeof(ROOT_PREFIX) - 1)) {
+		length = sizeof(ROOT_PREFIX) - 1;
+		number = FROM_ROOT;
+	} else {
+		length = number_behind(head, SELF_PREFIX, sizeof(SELF_PREFIX) - 1, &number);
+		if (!length)
+			length = number_behind(head, DEVICE_PREFIX, sizeof(DEVICE_PREFIX) - 1, &number);
+		if (!length)
+			length = number_behind(head, THREAD_PREFIX, sizeof(THREAD_PREFIX) - 1, &number);
+		if (!length)
+			return false;
+	}
 	*name += length;
 	*dirfd = number;
 	return true;
+}
+
+/* Walks the path of the process' root; whether that is another than the one of its mount namespace. */
+static __always_inline bool walk_root(__u32 which, struct task_struct *task)
+{
+	struct path_buffer *buffer = bpf_map_lookup_elem(&path_buffers, &which);
+
+	walk_path(which, (__u64)BPF_CORE_READ(task, fs, root.dentry), (__u64)BPF_CORE_READ(task, fs, root.mnt));
+	return buffer && buffer->start != AQ_PATH_MAX - 1;
 }
 
 /* The directory that a name starts from, in the kernel's words. */
@@ -368,14 +397,14 @@ static __always_inline __u32 append_base(struct record *record, __u32 which, __u
 {
 	char first = 0;
 	struct file *file;
-	bool by_descriptor = *name && starts_from_descriptor(name, &dirfd, in_kernel);
+	bool by_self = *name && starts_from_self(name, &dirfd, in_kernel);
 
 	if (in_kernel)
 		bpf_probe_read_kernel(&first, 1, (void *)*name);
 	else
 		bpf_probe_read_user(&first, 1, (void *)*name);
-	if (*name && first == '/' && !by_descriptor) {
-		walk_path(which, (__u64)BPF_CORE_READ(task, fs, root.dentry), (__u64)BPF_CORE_READ(task, fs, root.mnt));
+	if (dirfd == FROM_ROOT || (*name && first == '/' && !by_self)) {
+		walk_root(which, task);
 	} else if (dirfd == AT_FDCWD) {
 		walk_path(which, (__u64)BPF_CORE_READ(task, fs, pwd.dentry), (__u64)BPF_CORE_READ(task, fs, pwd.mnt));
 	} else {
@@ -545,6 +574,8 @@ static __always_inline bool submit_change(struct task_struct *task, const struct
 	COUNT(AQ_CHANGE, seen);
 	begin(&record->header, AQ_CHANGE, task, mark);
 	record->header.flags = names->flags;
+	if (names->name && walk_root(which, task))
+		record->header.flags |= AQ_ROOTED;
 	record->change.what = names->what;
 	record->change.mode = names->mode == 0xffffffff ? names->mode : names->mode & 07777;
 	record->change.request_id = names->request_id;

@@ -11,7 +11,7 @@
  *
  * Two ends leave no io_uring_complete. A queue of completions that is full has a tracepoint of its own. The success of a
  * request with IOSQE_CQE_SKIP_SUCCESS has none, nor have some failures: what is left is the result in the request until it
- * is used anew. It is enough for a change; an open is counted as lost, and bytes are not counted.
+ * is used anew. It is enough for a change, and for an open by its name; its bytes are not counted.
  */
 #ifndef AGENTQUERY_URING_H
 #define AGENTQUERY_URING_H
@@ -23,6 +23,17 @@
 #define PF_WQ_WORKER 0x20
 #define SPLICE_F_FD_IN_FIXED (1u << 31)
 #define FILE_INDEX_ALLOC 0xffffffff
+#define O_ACCMODE 3
+#define O_CREAT 0100
+#define O_EXCL 0200
+#if defined(__TARGET_ARCH_arm64)
+#define O_DIRECTORY 040000
+#define O_NOFOLLOW 0100000
+#else
+#define O_DIRECTORY 0200000
+#define O_NOFOLLOW 0400000
+#endif
+#define O_PATH 010000000
 #define FIXED_FILE_MASK (~3ull) /* io_uring/filetable.h: the low bits of a registered file are flags */
 
 /* include/uapi/linux/io_uring.h, those that touch files. */
@@ -99,7 +110,9 @@ struct open_how {
 
 /* What a request is about lies at its beginning, in the form of its operation. */
 struct io_open {
+	int dfd;
 	__u32 file_slot;
+	struct filename *filename;
 	struct open_how how;
 };
 
@@ -189,8 +202,19 @@ static __always_inline bool is_of_files(__u32 opcode)
 	return opcode < URING_OPERATIONS && (all >> opcode & 1);
 }
 
-/* The names in a request, while they are there. False for one without. */
-static __always_inline bool names_in(struct io_kiocb *request, __u32 opcode, struct names *names)
+/* What an open of a file will have been, as far as its flags say. */
+static __always_inline __u32 opened_how(__u64 flags)
+{
+	if ((flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL) || (flags & O_TMPFILE_ALONE))
+		return AQ_OPEN_CREATE;
+	if (!(flags & O_ACCMODE))
+		return AQ_OPEN_READ;
+	return flags & O_TRUNC ? AQ_OPEN_TRUNCATE : AQ_OPEN_WRITE;
+}
+
+/* The names in a request, while they are there. False for one without; an open's are only of use when its completion will
+ * not be told. */
+static __always_inline bool names_in(struct io_kiocb *request, __u32 opcode, bool skips, struct names *names)
 {
 	names->dirfd = AT_FDCWD;
 	names->dest_dirfd = AT_FDCWD;
@@ -242,6 +266,20 @@ static __always_inline bool names_in(struct io_kiocb *request, __u32 opcode, str
 		names->name = (__u64)BPF_CORE_READ(asked, oldpath, name);
 		names->dest_dirfd = BPF_CORE_READ(asked, new_dfd);
 		names->dest_name = (__u64)BPF_CORE_READ(asked, newpath, name);
+		return true;
+	}
+	case URING_OPENAT:
+	case URING_OPENAT2: {
+		struct io_open *asked = (void *)request;
+		__u64 how = BPF_CORE_READ(asked, how.flags);
+
+		if (!skips || (how & (O_PATH | O_DIRECTORY)))
+			return false;
+		names->what = AQ_OPENED + opened_how(how);
+		if (!(how & O_NOFOLLOW))
+			names->flags |= AQ_FOLLOWED;
+		names->dirfd = BPF_CORE_READ(asked, dfd);
+		names->name = (__u64)BPF_CORE_READ(asked, filename, name);
 		return true;
 	}
 	default:
@@ -371,11 +409,11 @@ static __always_inline bool has_names(__u32 opcode)
 static __always_inline void end_request(struct task_struct *task, const struct mark *mark, struct io_kiocb *request,
 					const struct request *known, __u32 opcode, int result)
 {
-	if (has_names(opcode)) {
-		if (known->id)
-			submit_result(known, result);
+	/* An open whose completion is told after all is told as one. */
+	if (known->id)
+		submit_result(known, has_names(opcode) ? result : -EBADF);
+	if (has_names(opcode))
 		return;
-	}
 	count_request(task, request, opcode, result);
 	/* Its descriptors are those of its process. */
 	if (known->owner.pid == task->tgid)
@@ -387,10 +425,6 @@ static __always_inline void end_untold(const struct request *known, int result)
 {
 	if (known->id)
 		submit_result(known, result);
-	if (result >= 0 && (known->opcode == URING_OPENAT || known->opcode == URING_OPENAT2)) {
-		COUNT(AQ_OPEN, seen);
-		COUNT(AQ_OPEN, oversized); /* of its file nothing is left */
-	}
 }
 
 static __always_inline void handle_submit(struct io_kiocb *request)
@@ -418,7 +452,7 @@ static __always_inline void handle_submit(struct io_kiocb *request)
 	entry.opcode = opcode;
 	entry.skips = (BPF_CORE_READ(request, flags) & REQ_F_CQE_SKIP) != 0;
 	own(&entry.owner, task, &mark);
-	if (!names_in(request, opcode, &names)) {
+	if (!names_in(request, opcode, entry.skips, &names)) {
 		bpf_map_update_elem(&requests, &key, &entry, BPF_ANY); /* if there is no room, its end tells enough */
 		return;
 	}
@@ -544,7 +578,8 @@ static long end_skipped(void *map, const __u64 *key, struct request *entry, __u6
 	struct request known = *entry;
 	__u64 address = *key;
 
-	if (!known.skips || known.submitted_ns + SKIPPED_NS > *now)
+	/* Of the sweep, which has to load where there are no such requests. */
+	if (!bpf_core_field_exists(request->cqe.res) || !known.skips || known.submitted_ns + SKIPPED_NS > *now)
 		return 0;
 	if (bpf_map_delete_elem(&requests, &address))
 		return 0;

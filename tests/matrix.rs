@@ -73,25 +73,52 @@ fn rows(run: &Run, work: &Path) -> BTreeMap<String, usize> {
 /// Runs a program as the agent, and compares what it says that it did with the rows.
 fn compare(agent: &Agent, script: &str) {
     let recorder = recorder();
-    let said = agent.work().parent().unwrap().join("said");
-    let run = agent.run(&format!("set -e\nSAID={0}\nexec >$SAID\n{script}", said.display())).recorded(recorder);
+    let run = agent.run(&saying(agent, script)).recorded(recorder);
+    compare_rows(agent, &run);
+}
+
+/// The same for a program that waits until its rows are there.
+fn compare_alive(agent: &Agent, script: &str) {
+    let recorder = recorder();
+    let mut child = agent.start(&saying(agent, script));
+    let run = Run { pid: child.id() };
+    recorder.wait_for(&format!("SELECT count(*) FROM ai_agents WHERE pid = {}", run.pid), "1");
+    // The last thing that it does before.
+    let last = format!(
+        "SELECT count(*) FROM agent_file_ops WHERE agent_id = {} AND operation = 'delete' AND path LIKE '{}/root/%/moved'",
+        run.id(),
+        agent.work().display()
+    );
+    recorder.wait_for(&last, "1");
+    std::fs::write(agent.work().parent().unwrap().join("go"), "").unwrap();
+    assert!(support::ended(&mut child, Duration::from_secs(20)).success());
+    compare_rows(agent, &run.recorded(recorder));
+}
+
+fn said(agent: &Agent) -> PathBuf {
+    agent.work().parent().unwrap().join("said")
+}
+
+fn saying(agent: &Agent, script: &str) -> String {
+    format!("set -e\nSAID={}\nexec >$SAID\n{script}", said(agent).display())
+}
+
+fn compare_rows(agent: &Agent, run: &Run) {
     let mut wanted = BTreeMap::new();
-    for line in std::fs::read_to_string(&said).unwrap().lines() {
+    for line in std::fs::read_to_string(said(agent)).unwrap().lines() {
         *wanted.entry(line.to_owned()).or_insert(0) += 1;
     }
     assert!(!wanted.is_empty());
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(20);
     loop {
-        let found = rows(&run, &agent.work());
+        let found = rows(run, &agent.work());
         if found == wanted {
             return;
         }
         if Instant::now() > deadline {
-            let only = |here: &BTreeMap<String, usize>, there: &BTreeMap<String, usize>| -> Vec<_> {
-                here.iter()
-                    .filter(|(line, times)| there.get(*line) != Some(times))
-                    .map(|line| format!("{line:?}"))
-                    .collect()
+            let only = |here: &BTreeMap<String, usize>, there: &BTreeMap<String, usize>| -> Vec<String> {
+                let differ = here.iter().filter(|(line, times)| there.get(*line) != Some(times));
+                differ.map(|(line, times)| format!("{times} times {line}")).collect()
             };
             panic!("missing: {:#?}\ntoo much: {:#?}", only(&wanted, &found), only(&found, &wanted));
         }
@@ -164,11 +191,53 @@ fn by_io_uring_in_rust() {
 }
 
 #[test]
-#[ignore = "names below another root are not resolved yet"]
 fn below_mounts_and_another_root() {
     if can_record("below_mounts_and_another_root") {
-        compare(&Agent::new(), &format!("unshare -m {}", in_python("places")));
+        compare_alive(&Agent::new(), &format!("unshare -m {}", in_python("mounts")));
     }
+}
+
+#[test]
+fn below_another_root() {
+    if can_record("below_another_root") {
+        compare_alive(&Agent::new(), &in_python("root"));
+    }
+}
+
+#[test]
+fn a_path_that_is_too_long_says_that_it_was_cut() {
+    if !can_record("a_path_that_is_too_long_says_that_it_was_cut") {
+        return;
+    }
+    let script = "python3 -ISB -c '
+import os
+for depth in range(25):
+    os.mkdir(\"d\" * 200); os.chdir(\"d\" * 200)
+os.close(os.open(\"deepest\", os.O_CREAT | os.O_WRONLY)); os.unlink(\"deepest\")'";
+    let recorder = recorder();
+    let run = Agent::new().run(script).recorded(recorder);
+    let cut = format!(
+        "SELECT group_concat(operation || truncated) FROM (SELECT operation, truncated FROM agent_file_ops WHERE \
+         agent_id = {} AND path LIKE '%/deepest' ORDER BY eid)",
+        run.id()
+    );
+    assert_eq!(recorder.value(&cut).as_deref(), Some("create1,close1,delete1"));
+}
+
+#[test]
+fn a_program_that_is_in_no_directory_has_its_name() {
+    if !can_record("a_program_that_is_in_no_directory_has_its_name") {
+        return;
+    }
+    let script = "python3 -ISB -c '
+import os
+fd = os.memfd_create(\"program\")
+os.write(fd, open(\"/bin/true\", \"rb\").read())
+os.execve(fd, [\"true\"], {})'";
+    let recorder = recorder();
+    let run = Agent::new().run(script).recorded(recorder);
+    let path = format!("SELECT count(*) FROM agent_processes WHERE agent_id = {} AND path = 'memfd:program'", run.id());
+    assert_eq!(recorder.value(&path).as_deref(), Some("1"));
 }
 
 /// Whether this kernel has `io_uring`, and lets it be used.
@@ -193,6 +262,16 @@ fn by_workers_of_io_uring() {
     if has_io_uring("by_workers_of_io_uring") {
         let agent = Agent::new();
         compare(&agent, &format!("{} async", in_c(&agent).display()));
+    }
+}
+
+#[test]
+fn by_many_requests_at_once() {
+    if has_io_uring("by_many_requests_at_once") {
+        let agent = Agent::new();
+        compare(&agent, &format!("{} storm", in_c(&agent).display()));
+        let lost = "SELECT sum(ring_full + throttled + recursion_misses) FROM agent_collector";
+        assert_eq!(recorder().value(lost).as_deref(), Some("0"));
     }
 }
 

@@ -172,6 +172,8 @@ pub enum ChangeKind {
     Chown,
     Truncate,
     Mknod,
+    /// An open of which no more is known than its name: no end of it will be.
+    Open(OpenMode),
 }
 
 /// A name as a system call was given it.
@@ -185,6 +187,7 @@ pub struct CallPath {
 
 /// A change by name or by descriptor.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::struct_excessive_bools)] // they have nothing to do with each other
 pub struct Change {
     /// What was done.
     pub kind: ChangeKind,
@@ -200,6 +203,8 @@ pub struct Change {
     pub mode: Option<u32>,
     /// Mount namespace in which the names hold.
     pub mount_ns: u32,
+    /// The root directory of the process is not that of its mount namespace: what links mean differs.
+    pub rooted: bool,
     /// User who did it.
     pub uid: u32,
     /// A path was cut off.

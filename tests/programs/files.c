@@ -3,7 +3,7 @@
  * is a row that there has to be: operation, path, new path, bytes read, bytes written, mapped; paths below the working
  * directory without it.
  *
- *     files calls|int80|uring|async|sqpoll
+ *     files calls|int80|uring|async|sqpoll|storm
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -392,11 +392,108 @@ static void common(void)
 	changed("delete", "not-\\xff-utf8", "");
 }
 
+/* What else int 0x80 can do, in the numbers of i386. */
+static void int80_alone(void)
+{
+	struct stat status;
+	char *mapped;
+	long fd, other;
+
+#define I386(number, ...) must(by_int80(number, __VA_ARGS__), #number)
+	fd = I386(8 /* creat */, (long)text("created"), 0600, 0, 0, 0);
+	opened("create", "created");
+	I386(181 /* pwrite64 */, fd, (long)text("0123456789"), 10, 0, 0);
+	I386(94 /* fchmod */, fd, 0640, 0, 0, 0);
+	changed("chmod", "created", "");
+	close(fd);
+	closed("created", 0, 10, "0");
+	fd = I386(5 /* open */, (long)text("created"), O_RDONLY, 0, 0, 0);
+	opened("open_read", "created");
+	I386(180 /* pread64 */, fd, (long)text("xxxxxxxx"), 8, 0, 0);
+	other = I386(5 /* open */, (long)text("copied"), O_CREAT | O_RDWR, 0600, 0, 0);
+	opened("create", "copied");
+	I386(187 /* sendfile */, other, fd, 0, 6, 0);
+	I386(377 /* copy_file_range */, fd, 0, other, 0, 4);
+	close(fd);
+	closed("created", 18, 0, "");
+	close(other);
+	closed("copied", 0, 10, "0");
+
+	fd = I386(5 /* open */, (long)text("mapped"), O_CREAT | O_RDWR, 0600, 0, 0);
+	opened("create", "mapped");
+	I386(194 /* ftruncate64 */, fd, 4096, 0, 0, 0);
+	changed("truncate", "mapped", "");
+	mapped = (char *)(uintptr_t)(uint32_t)by_int80(192 /* mmap2 */, 0, 4096, PROT_READ, MAP_SHARED, fd);
+	I386(125 /* mprotect */, (long)mapped, 4096, PROT_READ | PROT_WRITE, 0, 0);
+	mapped[0] = 'x';
+	munmap(mapped, 4096);
+	close(fd);
+	closed("mapped", 0, 0, "1");
+	fd = I386(5 /* open */, (long)text("mapped"), O_RDWR, 0, 0, 0);
+	opened("open_write", "mapped");
+	mapped = (char *)(uintptr_t)(uint32_t)by_int80(
+		90 /* mmap */, (long)low((uint32_t[]){ 0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0 }, 24), 0, 0, 0, 0);
+	mapped[1] = 'x';
+	munmap(mapped, 4096);
+	close(fd);
+	closed("mapped", 0, 0, "1");
+
+	I386(14 /* mknod */, (long)text("fifo"), S_IFIFO | 0600, 0, 0, 0);
+	changed("create", "fifo", "");
+	I386(297 /* mknodat */, AT_FDCWD, (long)text("fifo-at"), S_IFIFO | 0600, 0, 0);
+	changed("create", "fifo-at", "");
+	fd = I386(356 /* memfd_create */, (long)text("i386"), 0, 0, 0, 0);
+	row("create|=memfd:i386||||");
+	must(fstat(fd, &status), "fstat");
+	close(fd);
+	row("close|=memfd:i386||0|0|0");
+
+	I386(39 /* mkdir */, (long)text("dir"), 0700, 0, 0, 0);
+	changed("mkdir", "dir", "");
+	I386(40 /* rmdir */, (long)text("dir"), 0, 0, 0, 0);
+	changed("rmdir", "dir", "");
+	I386(9 /* link */, (long)text("copied"), (long)text("second"), 0, 0, 0);
+	changed("link", "copied", "second");
+	I386(38 /* rename */, (long)text("second"), (long)text("third"), 0, 0, 0);
+	changed("rename", "second", "third");
+	I386(83 /* symlink */, (long)text("copied"), (long)text("soft"), 0, 0, 0);
+	row("symlink|=copied|soft|||");
+	I386(15 /* chmod */, (long)text("soft"), 0600, 0, 0, 0);
+	changed("chmod", "copied", "");
+	I386(198 /* lchown */, (long)text("soft"), 0, 0, 0, 0);
+	changed("chown", "soft", "");
+	I386(92 /* truncate */, (long)text("soft"), 3, 0, 0, 0);
+	changed("truncate", "copied", "");
+	I386(10 /* unlink */, (long)text("third"), 0, 0, 0, 0);
+	changed("delete", "third", "");
+#undef I386
+}
+
+/* A file that is opened without a name, where its file system can do that. */
+static void by_handle(void)
+{
+	struct file_handle *handle = calloc(1, sizeof(*handle) + MAX_HANDLE_SZ);
+	int mount, fd, directory = must(open(".", O_RDONLY), "open .");
+
+	fd = must(open("handled", O_CREAT | O_WRONLY, 0600), "open");
+	opened("create", "handled");
+	close(fd);
+	closed("handled", 0, 0, "0");
+	handle->handle_bytes = MAX_HANDLE_SZ;
+	if (name_to_handle_at(AT_FDCWD, "handled", handle, &mount, 0) && errno == EOPNOTSUPP)
+		return;
+	fd = must(open_by_handle_at(directory, handle, O_WRONLY | O_TRUNC), "open_by_handle_at");
+	opened("truncate", "handled");
+	must(write(fd, "1", 1), "write");
+	close(fd);
+	closed("handled", 0, 1, "0");
+}
+
 /* What only system calls can do. */
 static void calls_alone(void)
 {
 	struct iovec parts[2] = { { "12", 2 }, { "345", 3 } };
-	char name[64], *mapped;
+	char name[64], whole[4096], through[4200], *mapped;
 	int fd, other, pipes[2];
 	loff_t offset;
 
@@ -518,8 +615,12 @@ static void calls_alone(void)
 	close(fd);
 	closed("leaves/file", 0, 0, "0");
 
-	must(rename("copied", "moved"), "rename");
+	must(rename("/proc/self/cwd/copied", "moved"), "rename");
 	changed("rename", "copied", "moved");
+	must(getcwd(whole, sizeof(whole)) ? 0 : -1, "getcwd");
+	snprintf(through, sizeof(through), "/proc/self/root/%s/through-root", whole);
+	must(mkdir(through, 0700), "mkdir");
+	changed("mkdir", "through-root", "");
 	must(link("moved", "second"), "link");
 	changed("link", "moved", "second");
 	must(symlink("moved", "soft"), "symlink");
@@ -651,6 +752,23 @@ static void uring_alone(void)
 	while (access("direct", F_OK) == 0)
 		usleep(1000);
 
+	/* The same of an open: there is its name, and no more. */
+	asked = request(IORING_OP_OPENAT, AT_FDCWD);
+	asked->addr = (long)text("untold");
+	asked->open_flags = O_CREAT | O_EXCL | O_WRONLY;
+	asked->len = 0600;
+	asked->flags |= IOSQE_CQE_SKIP_SUCCESS;
+	submit(1, 0);
+	while (access("untold", F_OK) != 0)
+		usleep(1000);
+	opened("create", "untold");
+	asked = request(IORING_OP_OPENAT, AT_FDCWD);
+	asked->addr = (long)text("not-there");
+	asked->flags |= IOSQE_CQE_SKIP_SUCCESS;
+	submit(1, 1);
+	if (result() != -ENOENT)
+		exit(3);
+
 	/* More than there is room for. */
 	for (int i = 0; i < 16; i++) {
 		asked = request(IORING_OP_MKDIRAT, AT_FDCWD);
@@ -664,6 +782,61 @@ static void uring_alone(void)
 		must(result(), "mkdirat");
 		snprintf(name, sizeof(name), "many-%02d", i);
 		changed("mkdir", name, "");
+	}
+}
+
+#define BATCH 64
+#define BATCHES 20
+
+/* Many at a time. */
+static void storm(void)
+{
+	int results[BATCH];
+	char name[32], *names[BATCH];
+
+	for (int batch = 0; batch < BATCHES; batch++) {
+		arena_next = arena;
+		for (int i = 0; i < BATCH; i++) {
+			struct io_uring_sqe *asked = request(IORING_OP_OPENAT, AT_FDCWD);
+
+			snprintf(name, sizeof(name), "storm-%d-%d", batch, i);
+			names[i] = text(name);
+			asked->addr = (long)names[i];
+			asked->open_flags = O_CREAT | O_WRONLY;
+			asked->len = 0600;
+			asked->user_data = i;
+		}
+		submit(BATCH, BATCH);
+		for (int i = 0; i < BATCH; i++) {
+			struct io_uring_cqe *got = &ring.cqes[*ring.cq_head & *ring.cq_mask];
+			int index = got->user_data;
+
+			results[index] = must(result(), "openat");
+			opened("create", names[index]);
+		}
+		for (int i = 0; i < BATCH; i++) {
+			struct io_uring_sqe *asked = request(IORING_OP_WRITE, results[i]);
+
+			asked->addr = (long)names[i];
+			asked->len = 1 + i;
+		}
+		submit(BATCH, BATCH);
+		for (int i = 0; i < BATCH; i++)
+			must(result(), "write");
+		for (int i = 0; i < BATCH; i++)
+			request(IORING_OP_CLOSE, results[i]);
+		submit(BATCH, BATCH);
+		for (int i = 0; i < BATCH; i++) {
+			must(result(), "close");
+			closed(names[i], 0, 1 + i, "0");
+		}
+		for (int i = 0; i < BATCH; i++)
+			request(IORING_OP_UNLINKAT, AT_FDCWD)->addr = (long)names[i];
+		submit(BATCH, BATCH);
+		for (int i = 0; i < BATCH; i++) {
+			must(result(), "unlinkat");
+			changed("delete", names[i], "");
+		}
 	}
 }
 
@@ -683,16 +856,23 @@ int main(int argc, char **argv)
 		way = CALLS;
 		common();
 		calls_alone();
+		by_handle();
 		longest();
 		return 0;
 	}
 	if (!strcmp(by, "int80")) {
 		way = INT80;
 		common();
+		int80_alone();
 		return 0;
 	}
 	way = URING;
 	flags_of_all = !strcmp(by, "async") ? IOSQE_ASYNC : 0;
+	if (!strcmp(by, "storm")) {
+		make_ring(BATCH, 0);
+		storm();
+		return 0;
+	}
 	make_ring(4, !strcmp(by, "sqpoll") ? IORING_SETUP_SQPOLL : 0);
 	common();
 	uring_alone();

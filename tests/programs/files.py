@@ -1,8 +1,9 @@
 """Operations on files as a program in Python does them; its lines are those of files.c.
 
-    files.py calls|uring|places
+    files.py calls|uring|root|mounts
 
-`places` needs a mount namespace of its own: bind mounts, an overlay, another root.
+`root` takes another root directory; `mounts`, which does that too, needs a mount namespace of its own, for bind mounts and
+an overlay. Both end when ../go is there.
 """
 
 import ctypes
@@ -10,6 +11,7 @@ import mmap
 import os
 import struct
 import sys
+import time
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
@@ -196,8 +198,8 @@ def mkdir(path, shown=None):
     row("mkdir", shown or path)
 
 
-def places():
-    for name in ("real", "bound", "lower", "upper", "scratch", "merged", "root"):
+def mounts():
+    for name in ("real", "bound", "lower", "upper", "scratch", "merged"):
         mkdir(name)
     mount("real", "bound", flags=4096)  # MS_BIND
     touch("bound/f")
@@ -222,6 +224,12 @@ def places():
     os.unlink("merged/above")
     row("delete", "merged/above")
 
+    root()
+
+
+def root():
+    outside = os.open("..", os.O_PATH)
+    mkdir("root")
     # A symlink that is absolute begins at the root of whoever follows it.
     mkdir("root/etc")
     os.symlink("/etc", "root/link")
@@ -237,8 +245,11 @@ def places():
     row("chmod", "root/etc")
     os.unlink("/link/moved")
     row("delete", "root/etc/moved")
+    # Names are resolved while it and the link are there.
+    while not os.access("go", os.F_OK, dir_fd=outside):
+        time.sleep(0.01)
     os.unlink("/link")
     row("delete", "root/link")
 
 
-{"calls": calls, "uring": uring, "places": places}[sys.argv[1]]()
+{"calls": calls, "uring": uring, "root": root, "mounts": mounts}[sys.argv[1]]()

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::Store;
 use super::clock::Clock;
 use super::engine::{Context, Instance};
+use super::inspect;
 use super::rows::{AgentRow, FileOpRow, Identity, OpenFileRow};
 use crate::enrich::resolve::{Source, resolve};
 use crate::enrich::{Meaning, project};
@@ -47,12 +48,7 @@ impl Files {
             return false;
         }
         if let Some(instance) = context.instance.as_deref_mut() {
-            let row = &mut instance.row;
-            match open.how {
-                OpenMode::Read => row.files_read += 1,
-                OpenMode::Write | OpenMode::Truncate => row.files_written += 1,
-                OpenMode::Create => row.files_created += 1,
-            }
+            count(ChangeKind::Open(open.how), instance);
         }
         let mut row = begin(operation(open.how), &mut context);
         describe(&mut row, open, &context);
@@ -132,7 +128,7 @@ impl Files {
 
     /// A name or an open file was changed.
     pub(super) fn change(&mut self, change: &Change, mut context: Context<'_>) -> bool {
-        let operation = match change.kind {
+        let done = match change.kind {
             ChangeKind::Delete => "delete",
             ChangeKind::Rename => "rename",
             ChangeKind::Link => "link",
@@ -143,16 +139,21 @@ impl Files {
             ChangeKind::Chown => "chown",
             ChangeKind::Truncate => "truncate",
             ChangeKind::Mknod => "create",
+            ChangeKind::Open(how) => operation(how),
         };
         if let Some(instance) = context.instance.as_deref_mut().filter(|_| change.request_id.is_none()) {
             count(change.kind, instance);
         }
-        let here = change.mount_ns == context.boot.mount_ns;
+        let here = change.mount_ns == context.boot.mount_ns && !change.rooted;
+        let process = context.process.key;
         let real = |directory: &str| {
             // Below /proc a name means one thing to its process and another to us.
-            let here = here && !directory.starts_with("/proc/");
-            let real = here.then(|| std::fs::canonicalize(directory).ok()).flatten()?;
-            Some(crate::event::escape(real.as_os_str().as_encoded_bytes()))
+            let real = match directory {
+                _ if directory.starts_with("/proc/") => None,
+                _ if here => std::fs::canonicalize(directory).ok(),
+                _ => inspect::real_inside(process, change.mount_ns, directory),
+            };
+            Some(crate::event::escape(real?.as_os_str().as_encoded_bytes()))
         };
         let path_of = |path: &CallPath| resolve(path, real);
         let (path, dest_path, source) = match (&change.dest, change.kind) {
@@ -173,7 +174,10 @@ impl Files {
                 (path, dest.as_ref().map(|dest| path_of(dest).0), source)
             }
         };
-        let mut row = begin(operation, &mut context);
+        if change.kind == ChangeKind::Open(OpenMode::Read) && context.meaning.files.is_noise(&path) {
+            return false;
+        }
+        let mut row = begin(done, &mut context);
         let changed = if change.kind == ChangeKind::Symlink { dest_path.as_deref() } else { Some(path.as_str()) };
         row.in_project = changed.and_then(|changed| in_project(changed, &context));
         row.path = path.into();
@@ -235,8 +239,11 @@ impl Files {
 pub(super) fn count(kind: ChangeKind, instance: &mut Instance) {
     match kind {
         ChangeKind::Delete => instance.row.files_deleted += 1,
-        ChangeKind::Truncate => instance.row.files_written += 1,
-        ChangeKind::Mknod => instance.row.files_created += 1,
+        ChangeKind::Open(OpenMode::Read) => instance.row.files_read += 1,
+        ChangeKind::Open(OpenMode::Write | OpenMode::Truncate) | ChangeKind::Truncate => {
+            instance.row.files_written += 1;
+        }
+        ChangeKind::Open(OpenMode::Create) | ChangeKind::Mknod => instance.row.files_created += 1,
         _ => {}
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::event::{Exec, ProcessKey, escape};
 use crate::identify::{VersionSource, is_interpreter, package_version, script_candidates};
@@ -156,6 +156,34 @@ fn read_as(path: &Path, inside: Option<u32>, _uid: u32, _gid: u32) -> Option<Str
         return None;
     }
     text_of(File::open(path).ok()?)
+}
+
+/// The real path of what a process calls so, who has a mount namespace or a root directory of its own; as all paths are,
+/// from the root of that namespace. `None` when the process has ended.
+#[cfg(target_os = "linux")]
+pub(super) fn real_inside(process: ProcessKey, mount_ns: u32, path: &str) -> Option<PathBuf> {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+
+    let root_of = root_of(process.pid);
+    let root = File::options().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(&root_of).ok()?;
+    // What links hold begins at its root, which the kernel's path of it is beyond.
+    let path = Path::new(path).strip_prefix(std::fs::read_link(&root_of).ok()?).ok()?;
+    let namespace = std::fs::metadata(root_of.with_file_name("ns/mnt")).ok()?.ino();
+    // After all of it was asked for: it was this process and no other one of its pid.
+    if namespace != u64::from(mount_ns) || !Procfs.standing(process.pid)?.is(process) {
+        return None;
+    }
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let found = open_in(&root, path, libc::O_PATH | libc::O_CLOEXEC).ok()?;
+    let real = std::fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd())).ok()?;
+    let deleted = real.as_os_str().as_encoded_bytes().ends_with(b" (deleted)");
+    (real.is_absolute() && !deleted).then_some(real)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn real_inside(_process: ProcessKey, _mount_ns: u32, _path: &str) -> Option<PathBuf> {
+    None
 }
 
 fn text_of(file: File) -> Option<String> {

@@ -52,16 +52,20 @@ pub(super) static TABLE: Declaration<FileOpRow> = Declaration {
         text("name", "Name of the process: the file name of its image", |row| (&row.name).into()),
         text(
             "operation",
-            "open_read, open_write, create, truncate, close, delete, rename (two rows, one each way, when names change places), link, symlink, mkdir, rmdir, chmod or chown",
+            "open_read, open_write, create, truncate, close, delete, rename (two rows, one each way, when names change places), link, symlink, mkdir, rmdir, chmod or chown. No close follows what is not open: a special file's create, a truncate by name, or an open whose completion was not asked of io_uring",
             |row| row.operation.into(),
         ),
         text(
             "path",
-            "File, seen from the root of the process' mount namespace; where chmod, chown or truncate follow a symlink, its target",
+            "File, seen from the root of the process' mount namespace; where chmod, chown or truncate follow a symlink, its target. Of a file without a name /directory/#inode, of a memfd memfd:name",
             |row| (&row.path).into(),
         ),
         text("dest_path", "New name of a rename, link or symlink", |row| (&row.dest_path).into()),
-        text("path_source", "kernel, resolved while it could be, or lexical", |row| row.path_source.into()),
+        text(
+            "path_source",
+            "kernel, resolved while it could be, or lexical: by its text alone, for it could not be looked at any more",
+            |row| row.path_source.into(),
+        ),
         text("mode", "Permission bits, octal", |row| (&row.mode).into()),
         text(
             "category",

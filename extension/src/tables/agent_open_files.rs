@@ -33,7 +33,7 @@ pub(super) static TABLE: Declaration<OpenFileRow> = Declaration {
         bigint("pid", "Process id, as the host sees it", |row| row.pid.into()),
         bigint("process_eid", "Row of agent_processes that did it", |row| row.process_eid.into()),
         text("name", "Name of the process: the file name of its image", |row| (&row.name).into()),
-        bigint("fd", "Descriptor", |row| row.fd.into()),
+        bigint("fd", "Descriptor; -1 for a file that is registered with an io_uring alone", |row| row.fd.into()),
         text("operation", "How it was opened: open_read, open_write, create or truncate", |row| row.operation.into()),
         text("path", "File, seen from the root of the process' mount namespace", |row| (&row.path).into()),
         bigint("bytes_read", "Bytes read so far, since recording began", |row| row.bytes_read.into()),

@@ -228,16 +228,20 @@ fn exit(record: &[u8]) -> Result<EventKind, DecodeError> {
 
 fn open(record: &[u8], tracked: bool, truncated: bool) -> Result<EventKind, DecodeError> {
     let raw: abi::aq_open = read(record)?;
-    let how = match raw.how {
-        abi::AQ_OPEN_READ => OpenMode::Read,
-        abi::AQ_OPEN_WRITE => OpenMode::Write,
-        abi::AQ_OPEN_TRUNCATE => OpenMode::Truncate,
-        abi::AQ_OPEN_CREATE => OpenMode::Create,
-        other => return Err(DecodeError::Unknown("way to open", other)),
-    };
+    let how = open_mode(raw.how)?;
     let path = Texts::of(record)?.text(raw.path_length)?;
     let (open_id, mode, fd, uid) = (raw.open_id, raw.mode, raw.fd, raw.uid);
     Ok(EventKind::Open(Open { open_id, how, path, mode, fd, uid, tracked, truncated }))
+}
+
+fn open_mode(how: u32) -> Result<OpenMode, DecodeError> {
+    match how {
+        abi::AQ_OPEN_READ => Ok(OpenMode::Read),
+        abi::AQ_OPEN_WRITE => Ok(OpenMode::Write),
+        abi::AQ_OPEN_TRUNCATE => Ok(OpenMode::Truncate),
+        abi::AQ_OPEN_CREATE => Ok(OpenMode::Create),
+        other => Err(DecodeError::Unknown("way to open", other)),
+    }
 }
 
 fn close(record: &[u8], flags: u32) -> Result<EventKind, DecodeError> {
@@ -270,6 +274,7 @@ fn change(record: &[u8], flags: u32, truncated: bool) -> Result<EventKind, Decod
         abi::AQ_CHOWN => ChangeKind::Chown,
         abi::AQ_TRUNCATE => ChangeKind::Truncate,
         abi::AQ_MKNOD => ChangeKind::Mknod,
+        other if other >= abi::AQ_OPENED => ChangeKind::Open(open_mode(other - abi::AQ_OPENED)?),
         other => return Err(DecodeError::Unknown("change", other)),
     };
     let mut texts = Texts::of(record)?;
@@ -283,6 +288,7 @@ fn change(record: &[u8], flags: u32, truncated: bool) -> Result<EventKind, Decod
         exchanged: flags & abi::AQ_EXCHANGED != 0,
         mode: (raw.mode != u32::MAX).then_some(raw.mode),
         mount_ns: raw.mount_ns,
+        rooted: flags & abi::AQ_ROOTED != 0,
         uid: raw.uid,
         truncated,
         request_id: (flags & abi::AQ_PENDING != 0).then_some(raw.request_id),

@@ -41,10 +41,16 @@ type FileId = (u64, u64);
 
 /// A look-up that is not seen.
 #[derive(Debug, thiserror::Error)]
-#[error("{} of {}: {source}", FUNCTION, path.display())]
-pub(super) struct Error {
-    path: PathBuf,
-    source: libbpf_rs::Error,
+pub(super) enum Error {
+    /// The library cannot be watched.
+    #[error("{} of {}: {source}", FUNCTION, path.display())]
+    Attach { path: PathBuf, source: libbpf_rs::Error },
+    /// The kernel would harm those that are.
+    #[error(
+        "{FUNCTION} is not watched: on Linux {0} the return of a watched function is a system call that filters (seccomp) \
+         of services and containers end their programs for; it is from Linux 6.14 on"
+    )]
+    Kernel(String),
 }
 
 /// What is attached.
@@ -90,6 +96,9 @@ impl Lookups {
 
     /// Attaches to the library of this process, unless that is done. A process without one, or that is gone, is none.
     pub(super) fn follow(&mut self, object: &Object, pid: u32) -> Result<(), Error> {
+        if let Some(release) = harmful_release() {
+            return Err(Error::Kernel(release));
+        }
         let Some((loader, loader_id)) = self.loader_of(pid) else { return Ok(()) };
         let Some(path) = loader.parent().map(|folder| folder.join(LIBRARY)) else { return Ok(()) };
         self.remember(loader_id);
@@ -114,7 +123,7 @@ impl Lookups {
                 }
                 Ok(())
             }
-            Err(source) => Err(Error { path, source }),
+            Err(source) => Err(Error::Attach { path, source }),
         }
     }
 
@@ -155,6 +164,21 @@ impl Lookups {
     }
 }
 
+/// The kernel's release, when watching a library would harm whoever uses it. On `x86_64` the return is the system call
+/// `uretprobe` since Linux 6.11; filters of before it do not know it, and until 6.14 they were asked.
+fn harmful_release() -> Option<String> {
+    if cfg!(not(target_arch = "x86_64")) {
+        return None;
+    }
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").ok()?;
+    is_harmful(&release).then(|| release.trim().to_owned())
+}
+
+fn is_harmful(release: &str) -> bool {
+    let mut numbers = release.split(['.', '-']).map(str::parse::<u32>);
+    matches!((numbers.next(), numbers.next()), (Some(Ok(6)), Some(Ok(11..=13))))
+}
+
 fn file_id(file: &File) -> Option<FileId> {
     file.metadata().ok().filter(Metadata::is_file).map(|of| (of.dev(), of.ino()))
 }
@@ -185,6 +209,16 @@ fn open_below(pid: u32, path: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_kernel_is_used_that_harms_the_watched() {
+        for release in ["6.11.0-9-generic", "6.12.5", "6.13-rc1", "6.11\n"] {
+            assert!(is_harmful(release), "{release}");
+        }
+        for release in ["5.14.0-427.el9.x86_64", "6.1.0-18-amd64", "6.10.11", "6.14.0", "6.18.44-fc", "7.12", ""] {
+            assert!(!is_harmful(release), "{release}");
+        }
+    }
 
     #[test]
     fn a_loader_is_told_by_its_name() {

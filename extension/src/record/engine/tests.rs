@@ -425,7 +425,7 @@ fn an_open_and_its_close_are_two_rows_and_noise_is_none() {
 }
 
 fn change_of(kind: ChangeKind, path: CallPath, dest: Option<CallPath>) -> EventKind {
-    let (followed, exchanged, mode, mount_ns) = (false, false, None, 0);
+    let (followed, exchanged, mode, mount_ns, rooted) = (false, false, None, 0, false);
     EventKind::Change(Change {
         kind,
         path,
@@ -434,6 +434,7 @@ fn change_of(kind: ChangeKind, path: CallPath, dest: Option<CallPath>) -> EventK
         exchanged,
         mode,
         mount_ns,
+        rooted,
         uid: 0,
         truncated: false,
         request_id: None,
@@ -458,7 +459,11 @@ fn a_change_that_was_asked_for_is_a_row_when_it_was_done() {
     }
     let rows = bench.files();
     assert_eq!(rows.iter().map(|row| &*row.path).collect::<Vec<_>>(), ["/nowhere/done"]);
-    assert_eq!((bench.agents()[0].files_deleted, bench.engine.discarded() - before), (1, 2));
+    let noise = CallPath { base: "/dev".into(), name: "null".into() };
+    let before_noise = bench.engine.discarded();
+    bench.feed(10, change_of(ChangeKind::Open(OpenMode::Read), noise, None));
+    assert_eq!((bench.files().len(), bench.engine.discarded() - before_noise), (1, 1));
+    assert_eq!((bench.agents()[0].files_deleted, before_noise - before), (1, 2));
 }
 
 #[test]

@@ -119,9 +119,12 @@ fn a_rename_has_two_names_and_a_delete_has_one() {
     let rename = change(abi::AQ_RENAME, 0, [2, 1, 2, 1], b"/ax/by");
     assert_eq!(rename.path, CallPath { base: "/a".into(), name: "x".into() });
     assert_eq!(rename.dest, Some(CallPath { base: "/b".into(), name: "y".into() }));
-    let delete = change(abi::AQ_DELETE, abi::AQ_PENDING, [2, 1, 0, 0], b"/ax");
+    let delete = change(abi::AQ_DELETE, abi::AQ_PENDING | abi::AQ_ROOTED, [2, 1, 0, 0], b"/ax");
     assert_eq!((delete.kind, delete.dest, delete.mode), (ChangeKind::Delete, None, None));
     assert_eq!((rename.request_id, delete.request_id), (None, Some(9)));
+    assert!(delete.rooted && !rename.rooted);
+    let opened = change(abi::AQ_OPENED + abi::AQ_OPEN_TRUNCATE, abi::AQ_PENDING, [2, 1, 0, 0], b"/ax");
+    assert_eq!(opened.kind, ChangeKind::Open(OpenMode::Truncate));
 }
 
 #[test]
