@@ -175,7 +175,7 @@ fn harmful_release() -> Option<String> {
 }
 
 fn is_harmful(release: &str) -> bool {
-    let mut numbers = release.split(['.', '-']).map(str::parse::<u32>);
+    let mut numbers = release.trim().split(['.', '-']).map(str::parse::<u32>);
     matches!((numbers.next(), numbers.next()), (Some(Ok(6)), Some(Ok(11..=13))))
 }
 
