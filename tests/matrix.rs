@@ -276,6 +276,14 @@ fn by_many_requests_at_once() {
 }
 
 #[test]
+fn by_requests_that_end_when_they_are_waited_for() {
+    if has_io_uring("by_requests_that_end_when_they_are_waited_for") {
+        let agent = Agent::new();
+        compare(&agent, &format!("{} deferred", in_c(&agent).display()));
+    }
+}
+
+#[test]
 fn by_a_thread_of_the_kernel_that_polls() {
     if has_io_uring("by_a_thread_of_the_kernel_that_polls") {
         let agent = Agent::new();

@@ -3,7 +3,7 @@
  * is a row that there has to be: operation, path, new path, bytes read, bytes written, mapped; paths below the working
  * directory without it.
  *
- *     files calls|int80|uring|async|sqpoll|storm
+ *     files calls|int80|uring|async|sqpoll|deferred|storm
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -24,7 +24,7 @@
 
 /* Newer than some systems' headers. */
 #define OP_FTRUNCATE 55
-#define SETUP_CQSIZE (1U << 3)
+#define DEFERRED (1U << 12 | 1U << 13) /* IORING_SETUP_SINGLE_ISSUER, IORING_SETUP_DEFER_TASKRUN: Linux 6.1 */
 
 enum operation { OPENAT, OPENAT2, CLOSE, READ, WRITE, READV, WRITEV, UNLINKAT, RENAMEAT2, MKDIRAT, LINKAT, SYMLINKAT, FTRUNCATE, SPLICE };
 
@@ -121,7 +121,12 @@ static void make_ring(unsigned entries, unsigned flags)
 	struct io_uring_params given = { .flags = flags, .sq_thread_idle = 100 };
 	char *sq, *cq;
 
-	ring.fd = must(syscall(425, entries, &given), "io_uring_setup");
+	ring.fd = syscall(425, entries, &given);
+	if (ring.fd < 0 && errno == EINVAL && flags == DEFERRED) {
+		given = (struct io_uring_params){ 0 };
+		ring.fd = syscall(425, entries, &given);
+	}
+	must(ring.fd, "io_uring_setup");
 	sq = mmap(NULL, given.sq_off.array + given.sq_entries * 4, PROT_READ | PROT_WRITE, MAP_SHARED, ring.fd, IORING_OFF_SQ_RING);
 	cq = mmap(NULL, given.cq_off.cqes + given.cq_entries * sizeof(struct io_uring_cqe), PROT_READ | PROT_WRITE, MAP_SHARED,
 		  ring.fd, IORING_OFF_CQ_RING);
@@ -873,7 +878,7 @@ int main(int argc, char **argv)
 		storm();
 		return 0;
 	}
-	make_ring(4, !strcmp(by, "sqpoll") ? IORING_SETUP_SQPOLL : 0);
+	make_ring(4, !strcmp(by, "sqpoll") ? IORING_SETUP_SQPOLL : !strcmp(by, "deferred") ? DEFERRED : 0);
 	common();
 	uring_alone();
 	return 0;
