@@ -88,6 +88,7 @@
 #define AQ_STEP_FLOW_END 5
 #define AQ_STEP_END 6 /* the last reference to a UDP or UNIX socket went */
 #define AQ_STEP_FOUND 7 /* it was there before */
+#define AQ_STEP_HELD 8 /* TCP: closed, but its process still has it, and may read what came before */
 
 /* aq_connection.state of a flow that began */
 #define AQ_FLOW_CONNECTED 0 /* by connect, and no datagram yet */
@@ -292,7 +293,7 @@ struct aq_socket {
 	__u32 ports; /* of TCP, both: to tell a reused struct sock */
 	__u8 ended; /* and could not be told yet */
 	__u8 state; /* of TCP: the last one that was told */
-	__u8 missed; /* what the last sweep found instead */
+	__u8 missed; /* what the last sweep found instead, and 1 */
 	__u8 padding;
 };
 

@@ -117,7 +117,7 @@ static __noinline int end_socket(__u64 key)
 	/* Only TCP has no inode here, and ends by its state. */
 	record.step = found->inode ? AQ_STEP_END : AQ_STEP_STATE;
 	record.state = TCP_CLOSE;
-	if (submit(&record.header, sizeof(record), true))
+	if (submit_quietly(&record.header, sizeof(record)))
 		bpf_map_delete_elem(&sockets, &key);
 	else
 		found->ended = true;
@@ -364,7 +364,6 @@ static __noinline int handle_accept(struct task_struct *task, const struct mark 
 	struct aq_owner owner;
 	struct file *file;
 	struct sock *sk;
-	__u64 key;
 
 	sk = socket_at(task, fd, &file);
 	if (!sk)
@@ -375,23 +374,20 @@ static __noinline int handle_accept(struct task_struct *task, const struct mark 
 	if (transport != TCP)
 		return 0;
 	own(&owner, task, mark);
-	key = (__u64)sk;
 	if (!take_tcp(sk, &owner, BPF_CORE_READ(sk, __sk_common.skc_state)))
 		record.header.flags = AQ_UNTRACKED;
 	begin_step(&record, AQ_STEP_ACCEPT, &owner, sk);
 	record.fd = fd;
 	record.state = BPF_CORE_READ(sk, __sk_common.skc_state);
-	if (record.state == TCP_CLOSE) {
+	if (record.state == TCP_CLOSE)
 		record.error = BPF_CORE_READ(sk, sk_err);
-		bpf_map_delete_elem(&sockets, &key);
-	}
 	submit(&record.header, sizeof(record), true);
 	if (record.state != TCP_CLOSE && BPF_CORE_READ(sk, __sk_common.skc_state) != record.state) {
 		begin_step(&record, AQ_STEP_STATE, &owner, sk);
 		record.state = BPF_CORE_READ(sk, __sk_common.skc_state);
 		if (record.state == TCP_CLOSE) {
+			record.step = AQ_STEP_HELD;
 			record.error = BPF_CORE_READ(sk, sk_err);
-			bpf_map_delete_elem(&sockets, &key);
 		}
 		submit(&record.header, sizeof(record), true);
 	}
@@ -495,6 +491,14 @@ int BPF_PROG(on_socket_state, struct sock *sk, int old, int new)
 	}
 	forget_names(sk);
 	record.error = BPF_CORE_READ(sk, sk_err);
+	if (old != TCP_SYN_SENT && old != TCP_LISTEN && sk->sk_socket) {
+		record.step = AQ_STEP_HELD;
+		entry = bpf_map_lookup_elem(&sockets, &key);
+		if (entry)
+			entry->error = record.error;
+		submit_quietly(&record.header, sizeof(record));
+		return 0;
+	}
 	if (submit_quietly(&record.header, sizeof(record))) {
 		bpf_map_delete_elem(&sockets, &key);
 	} else {
@@ -515,6 +519,17 @@ static __noinline int count_by_call(struct task_struct *task, int fd, __u64 byte
 
 	if (sk)
 		add_to_socket(sk, (__u64)file, bytes, received);
+	return 0;
+}
+
+/* tcp_v4_destroy_sock: nobody has it any more. */
+SEC("tp_btf/tcp_destroy_sock")
+int BPF_PROG(on_socket_end, struct sock *sk)
+{
+	__u64 key = (__u64)sk;
+
+	if (bpf_map_lookup_elem(&sockets, &key))
+		end_socket(key);
 	return 0;
 }
 
@@ -593,15 +608,17 @@ static __always_inline bool sweep_tcp(__u64 address, struct aq_socket *entry)
 
 	if (state == TCP_CLOSE || ((__u16)entry->ports && entry->ports != ports_of(sk)))
 		state = TCP_CLOSE;
+	if (entry->state == TCP_CLOSE && BPF_CORE_READ(sk, __sk_common.skc_state) != TCP_CLOSE)
+		state = 0; /* was held, and is another's now */
 	if (state == entry->state || state > TCP_CLOSING) {
 		entry->missed = 0;
 		return false;
 	}
-	if (state != entry->missed) {
-		entry->missed = state; /* or it is about to come */
+	if (entry->missed != state + 1) {
+		entry->missed = state + 1; /* or it is about to come */
 		return false;
 	}
-	if (state == TCP_CLOSE)
+	if (state == TCP_CLOSE || state == 0)
 		return true;
 	entry->state = state;
 	begin_step(&record, AQ_STEP_STATE, &entry->owner, sk);

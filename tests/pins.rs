@@ -262,3 +262,75 @@ fn a_recorder_that_is_killed_misses_nothing() {
     let apart = "SELECT max(abs(submitted - received - in_flight)) FROM agent_collector WHERE event IN ('fork', 'exec', 'exit')";
     recorder.wait_for(apart, "0");
 }
+
+#[test]
+fn sockets_and_their_bytes_go_on_over_a_kill() {
+    if !can_record("sockets_and_their_bytes_go_on_over_a_kill") {
+        return;
+    }
+    let (system, state) = (BpfFs::new(), tempfile::tempdir().unwrap());
+    let database = state.path().join("history.duckdb");
+    let pins = system.pins();
+    let options = ["--syscalls", "always", "--database", database.to_str().unwrap(), "--pin", pins.to_str().unwrap()];
+    let mut recorder = Recorder::start(&options);
+    let agent = Agent::new();
+    // Each sends before the kill, while nobody records, and after it; one more of each kind begins meanwhile.
+    let script = r#"unshare -n sh -c 'ip link set lo up; exec python3 -' <<'P'
+import os, socket, time
+def reach(name, then):
+    open(name, "w").close()
+    while not os.path.exists(then): time.sleep(0.01)
+def pairs():
+    tcp = socket.create_connection(listener.getsockname()); inbound, _ = listener.accept()
+    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); udp.connect(("127.0.0.1", 9))
+    unix = socket.socket(socket.AF_UNIX); unix.connect("a.sock"); other, _ = local.accept()
+    return [tcp, inbound, udp, unix, other]
+def send(pairs, bytes):
+    for s in pairs:
+        try: s.send(bytes)
+        except ConnectionRefusedError: s.send(bytes)
+listener = socket.socket(); listener.bind(("127.0.0.1", 0)); listener.listen()
+local = socket.socket(socket.AF_UNIX); local.bind("a.sock"); local.listen()
+first = pairs(); send(first, b"1"); reach("before", "killed")
+second = pairs(); send(first + second, b"22"); reach("meanwhile", "again")
+send(first + second, b"333"); reach("after", "end")
+P
+true"#;
+    let mut work = agent.start(script);
+    let reached = |name: &str| {
+        let until = Instant::now() + Duration::from_secs(20);
+        while !agent.work().join(name).exists() {
+            assert!(Instant::now() < until, "the agent does not come to {name}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    let tell = |name: &str| std::fs::write(agent.work().join(name), "").unwrap();
+    let pid = work.id();
+    let shown = |state: &str| {
+        format!(
+            "SELECT group_concat(line, ', ') FROM (SELECT transport || ' ' || direction || ' ' || ifnull(bytes_sent, '-') \
+             AS line FROM agent_connections WHERE {state} AND agent_id IN (SELECT agent_id FROM ai_agents WHERE pid = \
+             {pid}) ORDER BY transport, direction, bytes_sent)"
+        )
+    };
+    reached("before");
+    let first =
+        "tcp inbound 1, tcp listen -, tcp outbound 1, udp outbound 1, unix inbound 1, unix listen -, unix outbound 1";
+    recorder.wait_for(&shown("end_time IS NULL"), first);
+    // Until its rows are stored.
+    recorder.wait_for("SELECT count(*) FROM agent_collector WHERE message LIKE '%not stored yet%'", "0");
+    recorder.kill();
+    tell("killed");
+    reached("meanwhile");
+    recorder = Recorder::start(&options);
+    tell("again");
+    reached("after");
+    let all = "tcp inbound 5, tcp inbound 6, tcp listen -, tcp outbound 5, tcp outbound 6, udp outbound 5, udp outbound 6, \
+               unix inbound 5, unix inbound 6, unix listen -, unix outbound 5, unix outbound 6";
+    recorder.wait_for(&shown("end_time IS NULL"), all);
+    tell("end");
+    assert!(work.wait().unwrap().success());
+    recorder.wait_for(&shown("end_time IS NOT NULL AND state IN ('closed', 'time_wait')"), all);
+    let sums = format!("SELECT connections_total || ' ' || bytes_sent FROM ai_agents WHERE pid = {pid}");
+    recorder.wait_for(&sums, "10 55");
+}

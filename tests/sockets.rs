@@ -431,7 +431,7 @@ fn sockets_that_were_there_before_recording() {
         return;
     }
     let agent = Agent::new();
-    let script = r#"exec unshare -n sh -c 'ip link set lo up; exec python3 -' <<'P'
+    let script = r#"unshare -n sh -c 'ip link set lo up; exec python3 -' <<'P'
 import os, socket, time
 def reach(name, then):
     open(name, "w").close()
@@ -445,7 +445,8 @@ client_udp = udp(); client_udp.connect(("127.0.0.1", 5454)); free = udp(); free.
 reach("ready", "go")
 client.send(b"12345"); server.recv(10); client_udp.send(b"678"); free.sendto(b"99", ("127.0.0.1", 5454))
 reach("sent", "end")
-P"#;
+P
+true"#; // the shell stays: an agent that runs is told by its program
     let mut child = agent.start(script);
     let reached = |name: &str| {
         let deadline = Instant::now() + Duration::from_secs(20);

@@ -283,6 +283,8 @@ pub enum Step {
     End,
     /// It was there before recording began.
     Found(TcpState),
+    /// A TCP connection has ended, but its process still has the socket, and may read what came before. `Close` follows.
+    Held,
 }
 
 /// A step in the life of a connection, a flow or a listening socket.

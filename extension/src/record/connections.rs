@@ -31,6 +31,8 @@ struct Live {
     ended: bool,
     /// Its call has returned.
     returned: bool,
+    /// It has ended, but what had come before may yet be read.
+    held: bool,
 }
 
 /// Sockets by the collector's identity of them.
@@ -99,6 +101,7 @@ impl Connections {
             (Step::Flow(start), _) => self.flow(step, start, &mut context),
             (Step::FlowEnd, _) => self.end_flow(step, &mut context),
             (Step::End, _) => self.end(step, &mut context),
+            (Step::Held, _) => self.close(step, &mut context),
             (Step::Found(_), _) => false,
         }
     }
@@ -172,6 +175,15 @@ impl Connections {
     fn close(&mut self, step: &Connection, context: &mut Context<'_>) -> bool {
         let Some(live) = self.live.get_mut(&step.socket_id) else { return false };
         add_bytes(&mut live.row, step, context);
+        if live.held && step.step != Step::Held {
+            let Some(live) = self.live.remove(&step.socket_id) else { return false };
+            if live.row.state == "time_wait" {
+                self.rest.add(live.row, context.store);
+            } else {
+                live.finish(context.store);
+            }
+            return true;
+        }
         if live.row.state == "connecting" || (live.row.state == "listening" && !live.returned) {
             // No error of the socket: the program gave up, or the process ended.
             fail(&mut live.row, step.error, context.time_ns);
@@ -186,7 +198,11 @@ impl Connections {
         live.row.error = (step.error != 0).then(|| errno::name(step.error).into());
         live.ended = true;
         live.returned = true;
-        if rests {
+        live.held = matches!(step.step, Step::Held | Step::Accept(_));
+        if live.held {
+            let row = live.row.clone();
+            context.store.update(|state| state.live_connections.insert(row.eid, row));
+        } else if rests {
             if let Some(live) = self.live.remove(&step.socket_id) {
                 self.rest.add(live.row, context.store);
             }
@@ -301,7 +317,8 @@ impl Connections {
         // A call that has returned told the descriptor.
         let returned = row.fd.is_some();
         let (id, peer) = (row.identity.id, row.peer().filter(|_| row.transport == "udp"));
-        let live = Live { owner, row, tcp: None, ended, returned };
+        let held = ended && row.state == "closed";
+        let live = Live { owner, row, tcp: None, ended, returned, held };
         match peer {
             Some(peer) => drop(self.flows.entry(id).or_default().insert(peer, live)),
             None => drop(self.live.insert(id, live)),
@@ -329,7 +346,8 @@ impl Connections {
     /// Whether something of that instance is open, so that more bytes of it may come to be known.
     pub(super) fn is_open(&self, instance: usize) -> bool {
         let open = ["connecting", "established", "close_wait"];
-        self.all().any(|live| !live.ended && live.owner.instance == instance && open.contains(&live.row.state))
+        let is_open = |live: &Live| live.held || (!live.ended && open.contains(&live.row.state));
+        self.all().any(|live| live.owner.instance == instance && is_open(live))
     }
 
     fn all(&self) -> impl Iterator<Item = &Live> {
@@ -361,7 +379,7 @@ impl Connections {
     /// The owner ended: what waits only for its call to return does not come.
     pub(super) fn owner_ended(&mut self, owner: &Process, store: &Store) {
         self.unfetched.retain(|_, (_, key)| *key != owner.key);
-        let of_owner = |live: &Live, key: ProcessKey| live.ended && live.owner.key == key;
+        let of_owner = |live: &Live, key: ProcessKey| live.ended && !live.held && live.owner.key == key;
         let over: Vec<u64> =
             self.live.iter().filter(|(_, live)| of_owner(live, owner.key)).map(|(socket, _)| *socket).collect();
         for socket in over {
@@ -375,7 +393,7 @@ impl Live {
         let identity = Identity { start_ns: context.process.key.start_ns, id: step.socket_id, ..row.identity };
         row.identity = identity;
         context.store.update(|state| state.live_connections.insert(row.eid, row.clone()));
-        Self { owner: context.process.clone(), row, tcp: step.state(), ended: false, returned }
+        Self { owner: context.process.clone(), row, tcp: step.state(), ended: false, returned, held: false }
     }
 
     fn finish(self, store: &Store) {
@@ -388,8 +406,10 @@ impl Live {
     /// It ends now, if it has not.
     fn end(mut self, time_ns: i64, store: &Store) {
         if !self.ended {
-            self.row.state = "closed";
             self.row.end_time = Some(time_ns / 1_000_000_000);
+        }
+        if !self.ended || self.row.state == "time_wait" {
+            self.row.state = "closed";
         }
         self.finish(store);
     }

@@ -59,6 +59,7 @@ pub const AQ_STEP_FLOW: u32 = 4;
 pub const AQ_STEP_FLOW_END: u32 = 5;
 pub const AQ_STEP_END: u32 = 6;
 pub const AQ_STEP_FOUND: u32 = 7;
+pub const AQ_STEP_HELD: u32 = 8;
 pub const AQ_FLOW_CONNECTED: u32 = 0;
 pub const AQ_FLOW_SENT: u32 = 1;
 pub const AQ_FLOW_RECEIVED: u32 = 2;

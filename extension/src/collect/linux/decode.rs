@@ -329,6 +329,7 @@ fn step(raw: &abi::aq_connection) -> Result<Step, DecodeError> {
         abi::AQ_STEP_FLOW_END => Step::FlowEnd,
         abi::AQ_STEP_END => Step::End,
         abi::AQ_STEP_FOUND => Step::Found(tcp_state(raw.state)?),
+        abi::AQ_STEP_HELD => Step::Held,
         other => return Err(DecodeError::Unknown("step of a connection", other)),
     })
 }

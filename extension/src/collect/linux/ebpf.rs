@@ -45,7 +45,7 @@ const SAY_AT_LEAST: Duration = Duration::from_secs(1);
 /// Always attached, the exits first: a fork that is seen must not be left without its exit.
 /// The states of sockets with them: they cost nothing but where a connection begins or ends, and an agent's first moments
 /// must not wait for one more attachment.
-pub(super) const PROCESS_PROGRAMS: [&str; 4] = ["on_exit", "on_newtask", "on_exec", "on_socket_state"];
+pub(super) const PROCESS_PROGRAMS: [&str; 5] = ["on_exit", "on_newtask", "on_exec", "on_socket_state", "on_socket_end"];
 pub(super) const CALL_PROGRAM: &str = "on_call";
 /// With it, and behind it, where the kernel has what they hook.
 pub(super) const BYTE_PROGRAMS: [&str; 2] = ["on_send", "on_receive"];

@@ -63,7 +63,7 @@ impl Engine {
             EventKind::Connection(step) => match step.step {
                 Step::State(state) => matches!(state, TcpState::SynSent | TcpState::Listen),
                 Step::Connect | Step::Accept(_) | Step::Listen | Step::Flow(_) => true,
-                Step::FlowEnd | Step::End | Step::Found(_) => false,
+                Step::FlowEnd | Step::End | Step::Found(_) | Step::Held => false,
             },
             _ => true,
         };

@@ -679,3 +679,27 @@ fn a_flow_is_a_connection_with_its_first_datagram() {
     assert_eq!(rows, [(Some(53), "closed", Some(20)), (Some(54), "closed", Some(0)), (Some(55), "closed", Some(1))]);
     assert_eq!(bench.agents()[0].bytes_sent, 21);
 }
+
+#[test]
+fn what_came_before_the_end_may_be_read_after_it() {
+    let mut bench = Bench::new();
+    bench.feed(10, exec_of(1, CLAUDE, &["claude"]));
+    let read = |step: Step, bytes_received| EventKind::Connection(Connection { bytes_received, ..connection(step, 0) });
+    bench.feed(10, step(Some(TcpState::SynSent), 0));
+    bench.feed(10, step(None, 0));
+    for state in [TcpState::Established, TcpState::FinWait1, TcpState::FinWait2] {
+        bench.feed(10, step(Some(state), 0));
+    }
+    bench.feed(10, read(Step::Held, 1));
+    let row = bench.connections().remove(0);
+    assert_eq!((row.state, row.end_time.is_some(), row.bytes_received), ("time_wait", true, Some(1)));
+    // Its bytes come after the last process: the agent's row waits.
+    bench.feed(10, exit_with(0));
+    assert!(bench.engine.store.update(|state| !state.live_agents.is_empty()));
+    bench.feed(10, read(Step::State(TcpState::Close), 778));
+    let row = bench.connections().remove(0);
+    assert_eq!((row.state, row.bytes_received), ("time_wait", Some(778)));
+    bench.feed(10, read(Step::State(TcpState::Close), 778));
+    assert_eq!(bench.agents()[0].bytes_received, 778);
+    assert!(bench.engine.store.update(|state| state.live_agents.is_empty()));
+}
