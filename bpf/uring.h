@@ -36,11 +36,12 @@
 #define O_PATH 010000000
 #define FIXED_FILE_MASK (~3ull) /* io_uring/filetable.h: the low bits of a registered file are flags */
 
-/* include/uapi/linux/io_uring.h, those that touch files. */
+/* include/uapi/linux/io_uring.h, those that touch files, and accept: sockets' own hooks tell the rest of these. */
 #define URING_READV 1
 #define URING_WRITEV 2
 #define URING_READ_FIXED 4
 #define URING_WRITE_FIXED 5
+#define URING_ACCEPT 13
 #define URING_OPENAT 18
 #define URING_CLOSE 19
 #define URING_READ 22
@@ -114,6 +115,10 @@ struct io_open {
 	__u32 file_slot;
 	struct filename *filename;
 	struct open_how how;
+};
+
+struct io_accept {
+	__u32 file_slot;
 };
 
 struct io_close {
@@ -190,10 +195,10 @@ static __always_inline void handle_ring(struct task_struct *task, const struct m
 	submit(&record.header, sizeof(record), false);
 }
 
-static __always_inline bool is_of_files(__u32 opcode)
+static __always_inline bool is_followed(__u32 opcode)
 {
 	const __u64 all = 1ull << URING_READV | 1ull << URING_WRITEV | 1ull << URING_READ_FIXED | 1ull << URING_WRITE_FIXED |
-			  1ull << URING_OPENAT | 1ull << URING_CLOSE | 1ull << URING_READ | 1ull << URING_WRITE |
+			  1ull << URING_ACCEPT | 1ull << URING_OPENAT | 1ull << URING_CLOSE | 1ull << URING_READ | 1ull << URING_WRITE |
 			  1ull << URING_OPENAT2 | 1ull << URING_SPLICE | 1ull << URING_TEE | 1ull << URING_RENAMEAT |
 			  1ull << URING_UNLINKAT | 1ull << URING_MKDIRAT | 1ull << URING_SYMLINKAT | 1ull << URING_LINKAT |
 			  1ull << URING_FIXED_FD_INSTALL | 1ull << URING_FTRUNCATE | 1ull << URING_READV_FIXED |
@@ -345,6 +350,13 @@ static __always_inline void handle_request(struct task_struct *task, const struc
 				    -1, BPF_CORE_READ(asked, how.flags));
 		return;
 	}
+	case URING_ACCEPT: {
+		struct io_accept *asked = (void *)request;
+
+		if (BPF_CORE_READ(asked, file_slot) == 0)
+			handle_accept(task, mark, result);
+		return;
+	}
 	case URING_CLOSE: {
 		struct io_close *asked = (void *)request;
 
@@ -444,7 +456,7 @@ static __always_inline void handle_submit(struct io_kiocb *request)
 		bpf_map_delete_elem(&requests, &key);
 	}
 	opcode = BPF_CORE_READ(request, opcode);
-	if (!is_of_files(opcode))
+	if (!is_followed(opcode))
 		return;
 	entry.context = (__u64)BPF_CORE_READ(request, ctx);
 	entry.user_data = BPF_CORE_READ(request, cqe.user_data);
@@ -544,7 +556,7 @@ int BPF_PROG(on_complete, void *context, void *completed)
 	if (found)
 		known = *found;
 	if (!found || bpf_map_delete_elem(&requests, &key)) {
-		if (!shown || !is_of_files(opcode))
+		if (!shown || !is_followed(opcode))
 			return 0;
 		of.context = (__u64)BPF_CORE_READ(request, ctx);
 		of.user_data = BPF_CORE_READ(request, cqe.user_data);

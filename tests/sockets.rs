@@ -226,17 +226,19 @@ fn bytes_that_io_uring_sends_and_receives() {
         client.write_all(&[0; 777]).unwrap();
         got
     });
-    let script = format!("./uring {port} 100001 >got; [ $? != 77 ] || echo none >got");
+    let script = format!("./uring {port} 100001 >got; [ $? != 77 ] || {{ echo none >got; exit 0; }}; ./uring accept");
     let run = agent.run(&script).recorded(recorder);
     if std::fs::read_to_string(agent.work().join("got")).unwrap() == "none\n" {
         return support::skipped("bytes_that_io_uring_sends_and_receives", "there is no io_uring here");
     }
     assert_eq!(server.join().unwrap(), 100_001);
     let rows = ended(&run);
-    assert_eq!(rows.len(), 1, "{rows:?}");
+    assert_eq!(rows.len(), 4, "{rows:?}");
     let shown = cells(&rows[0], &["direction", "state", "bytes_sent", "bytes_received"]);
     assert!(["time_wait", "closed"].contains(&&*shown[1]), "{shown:?}");
     assert_eq!((&*shown[0], &*shown[2], &*shown[3]), ("outbound", "100001", "777"));
+    let accepted = rows.iter().find(|row| row["direction"].as_deref() == Some("inbound")).unwrap();
+    assert_eq!(cells(accepted, &["name", "bytes_received"]), ["uring", "5"], "{rows:?}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 /*
  * A TCP connection by io_uring alone: connect to a port of the loopback, send argv[2] bytes, receive until the other end
- * closes. Writes how many bytes were received.
+ * closes. Writes how many bytes were received. With `accept` alone: accepts a connection of its own and receives what it sends.
  */
 #include <arpa/inet.h>
 #include <linux/io_uring.h>
@@ -63,6 +63,24 @@ static int ask(int operation, int fd, void *address, unsigned length, unsigned l
 	return result;
 }
 
+static int accept_own(void)
+{
+	struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t length = sizeof(address);
+	int listener = socket(AF_INET, SOCK_STREAM, 0), client = socket(AF_INET, SOCK_STREAM, 0), accepted;
+	char buffer[64];
+
+	if (bind(listener, (void *)&address, length) || listen(listener, 1) || getsockname(listener, (void *)&address, &length) ||
+	    connect(client, (void *)&address, length) || write(client, "12345", 5) != 5)
+		return 4;
+	accepted = ask(IORING_OP_ACCEPT, listener, NULL, 0, 0);
+	if (accepted < 0 || ask(IORING_OP_RECV, accepted, buffer, sizeof(buffer), 0) != 5)
+		return 5;
+	close(client);
+	close(accepted);
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	struct sockaddr_in address = { .sin_family = AF_INET };
@@ -74,6 +92,8 @@ int main(int argc, char **argv)
 	address.sin_port = htons(argc > 1 ? atoi(argv[1]) : 0);
 	if (start())
 		return 77; /* this kernel has no io_uring, or does not let us */
+	if (argc > 1 && strcmp(argv[1], "accept") == 0)
+		return accept_own();
 	if (ask(IORING_OP_CONNECT, fd, &address, 0, sizeof(address)) != 0)
 		return 2;
 	while (left > 0) {
