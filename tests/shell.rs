@@ -141,6 +141,7 @@ fn without_a_home_there_is_no_history() {
         let mut shell = world.shell_with(&[("HOME", home)]);
         shell.press("SELECT 1 AS one;\r");
         shell.wait("the result", |screen| screen.contains("| 1   |"));
+        shell.wait_for_line(PROMPT);
         shell.press(CTRL_D);
         assert!(shell.ended().success());
     }
