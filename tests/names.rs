@@ -186,6 +186,46 @@ fn tls_tells_the_name_however_its_first_message_is_written() {
 }
 
 #[test]
+fn a_peer_is_judged_by_its_name() {
+    if !can_record("a_peer_is_judged_by_its_name") {
+        return;
+    }
+    let recorder = recorder();
+    let script = "curl -sSfk --resolve api.anthropic.com:443:192.0.2.70 https://api.anthropic.com/
+         curl -sSfk --resolve api.github.com:443:192.0.2.71 https://api.github.com/
+         curl -sSf http://plain72.names.example/
+         curl -sSf http://192.0.2.73/
+         curl -sSf http://127.0.0.1/";
+    let run = Agent::new().run(&in_a_world(script)).recorded(recorder);
+    let all = |columns: &str, table: &str, order: &str| {
+        let sql = format!("SELECT {columns} FROM {table} ORDER BY {order}");
+        let rows = recorder.query(&sql);
+        let line = |row: &support::Row| row["line"].clone().unwrap();
+        rows.iter().map(line).collect::<Vec<_>>()
+    };
+    let line = "ifnull(remote_host, remote_address) || ' ' || endpoint_type || ' ' || ifnull(service, '-') || ' ' || \
+                ifnull(expected, '-') AS line";
+    let of_run = format!("agent_connections WHERE agent_id = {} AND remote_port IN (80, 443)", run.id());
+    let wanted = [
+        "api.anthropic.com llm_api Anthropic 1",
+        "api.github.com source_control GitHub 0",
+        "plain72.names.example unknown - 0",
+        "192.0.2.73 unknown - -",
+        "127.0.0.1 localhost - -",
+    ];
+    assert_eq!(all(line, &of_run, "eid"), wanted);
+    let unexpected = format!("SELECT unexpected_connections FROM ai_agents WHERE agent_id = {}", run.id());
+    assert_eq!(recorder.value(&unexpected).as_deref(), Some("2"));
+    // Whose they are is known there by the agent alone: others of these tests have peers of other names.
+    let line = "remote_host || ' ' || remote_port || ' ' || connections || ' ' || failures || ' ' || (bytes_sent > 0) || ' ' || \
+                expected AS line";
+    let total =
+        "agent_endpoints WHERE agent = 'claude-code' AND remote_host IN ('api.github.com', 'plain72.names.example')";
+    let wanted = ["api.github.com 443 1 0 1 0", "plain72.names.example 80 1 0 1 0"];
+    assert_eq!(all(line, total, "remote_host"), wanted);
+}
+
+#[test]
 fn node_tells_by_tls_and_by_its_own_resolver() {
     let name = "node_tells_by_tls_and_by_its_own_resolver";
     if !can_record(name) {
