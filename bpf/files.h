@@ -219,17 +219,7 @@ static __always_inline void close_file(__u64 address, __u32 flags)
 		end_file(address, flags);
 }
 
-/* A new descriptor of a known file. */
-static __always_inline void handle_dup(struct task_struct *task, int fd)
-{
-	struct file *file = file_at(task, fd);
-	__u64 address = (__u64)file, key = descriptor_key(task, fd);
-
-	close_file(forget_descriptor(task, fd), AQ_SEEN); /* dup2 onto an open one closes that */
-	if (file && bpf_map_lookup_elem(&files, &address))
-		bpf_map_update_elem(&descriptors, &key, &address, BPF_ANY);
-}
-
+/* Its entry; none of another file that had this struct before and ended unseen. */
 static __always_inline struct aq_file *known_file(struct file *file)
 {
 	__u64 address = (__u64)file;
@@ -239,6 +229,17 @@ static __always_inline struct aq_file *known_file(struct file *file)
 		return NULL;
 	entry = bpf_map_lookup_elem(&files, &address);
 	return entry && entry->inode == (__u64)BPF_CORE_READ(file, f_inode) ? entry : NULL;
+}
+
+/* A new descriptor of a known file. */
+static __always_inline void handle_dup(struct task_struct *task, int fd)
+{
+	struct file *file = file_at(task, fd);
+	__u64 address = (__u64)file, key = descriptor_key(task, fd);
+
+	close_file(forget_descriptor(task, fd), AQ_SEEN); /* dup2 onto an open one closes that */
+	if (known_file(file))
+		bpf_map_update_elem(&descriptors, &key, &address, BPF_ANY);
 }
 
 /* Counts for an open file; false when it is none that is known. */

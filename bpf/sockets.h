@@ -158,6 +158,7 @@ static __always_inline void remember_descriptor_of(struct task_struct *task, int
 {
 	__u64 key = descriptor_key(task, fd), address = (__u64)file;
 
+	end_file(address, 0); /* a file that had this struct before has ended unseen: the socket's close is not its */
 	bpf_map_update_elem(&descriptors, &key, &address, BPF_ANY);
 }
 
