@@ -6,25 +6,8 @@
 mod support;
 
 use std::process::Command;
-use std::sync::OnceLock;
 
-use support::{Agent, Recorder, Run, can_record};
-
-/// One recorder for all tests: they tell their rows by the instance.
-fn recorder() -> &'static Recorder {
-    static RECORDER: OnceLock<Recorder> = OnceLock::new();
-    RECORDER.get_or_init(|| {
-        // It dies with the thread that started it, which therefore must not be a test's.
-        let (sender, receiver) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            sender.send(Recorder::start(&["--syscalls", "always"])).unwrap();
-            loop {
-                std::thread::park();
-            }
-        });
-        receiver.recv().unwrap()
-    })
-}
+use support::{Agent, Recorder, Run, can_record, recorder};
 
 /// Bytes written and source of the closes of a path.
 fn closes(run: &Run, path: &str) -> Vec<(i64, i64, String)> {

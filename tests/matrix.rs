@@ -11,26 +11,9 @@ mod support;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use support::{Agent, Recorder, Run, can_record, skipped};
-
-/// One recorder for all tests: they tell their rows by the instance.
-fn recorder() -> &'static Recorder {
-    static RECORDER: OnceLock<Recorder> = OnceLock::new();
-    RECORDER.get_or_init(|| {
-        // It dies with the thread that started it, which therefore must not be a test's.
-        let (sender, receiver) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            sender.send(Recorder::start(&["--syscalls", "always"])).unwrap();
-            loop {
-                std::thread::park();
-            }
-        });
-        receiver.recv().unwrap()
-    })
-}
+use support::{Agent, Recorder, Run, can_record, recorder, skipped};
 
 const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/programs");
 

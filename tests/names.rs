@@ -8,26 +8,9 @@ mod support;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::Command;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use support::{Agent, Recorder, Run, can_record, skipped};
-
-/// One recorder for all tests: they tell their rows by the instance.
-fn recorder() -> &'static Recorder {
-    static RECORDER: OnceLock<Recorder> = OnceLock::new();
-    RECORDER.get_or_init(|| {
-        // It dies with the thread that started it, which therefore must not be a test's.
-        let (sender, receiver) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            sender.send(Recorder::start(&["--syscalls", "always"])).unwrap();
-            loop {
-                std::thread::park();
-            }
-        });
-        receiver.recv().unwrap()
-    })
-}
+use support::{Agent, Run, can_record, recorder, skipped};
 
 /// A file of tests/programs.
 fn program(name: &str) -> String {

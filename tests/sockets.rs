@@ -7,26 +7,10 @@ mod support;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
-use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
-use support::{Agent, Recorder, Row, Run, can_record};
-
-/// One recorder for all tests: they tell their rows by the instance.
-fn recorder() -> &'static Recorder {
-    static RECORDER: OnceLock<Recorder> = OnceLock::new();
-    RECORDER.get_or_init(|| {
-        // It dies with the thread that started it, which therefore must not be a test's.
-        let (sender, receiver) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            sender.send(Recorder::start(&["--syscalls", "always"])).unwrap();
-            loop {
-                std::thread::park();
-            }
-        });
-        receiver.recv().unwrap()
-    })
-}
+use support::{Agent, Recorder, Row, Run, can_record, recorder};
 
 /// More than 8192 connections at once end the `time_wait` of others early.
 static MANY: RwLock<()> = RwLock::new(());

@@ -179,6 +179,22 @@ impl Drop for Recorder {
     }
 }
 
+/// One recorder for all tests: they tell their rows by the instance.
+pub fn recorder() -> &'static Recorder {
+    static RECORDER: OnceLock<Recorder> = OnceLock::new();
+    RECORDER.get_or_init(|| {
+        // It dies with the thread that started it, which therefore must not be a test's.
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            sender.send(Recorder::start(&["--syscalls", "always"])).unwrap();
+            loop {
+                std::thread::park();
+            }
+        });
+        receiver.recv().unwrap()
+    })
+}
+
 /// A shell that is, by its path, Claude Code: what runs below it is an agent's doing, and the test's choice.
 pub struct Agent {
     folder: tempfile::TempDir,
