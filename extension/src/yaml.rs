@@ -9,6 +9,8 @@ use crate::trust::{self, TrustError};
 
 /// Bytes that a file may have.
 const MAX_FILE: u64 = 1 << 20;
+/// Bytes that an entry of it may have.
+const MAX_ENTRY: usize = 1024;
 
 /// What is wrong with a file of signatures or rules.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +54,15 @@ pub(crate) fn read(path: &Path) -> Result<String, FileError> {
 /// Reads one file's text. `source` is how messages call it.
 pub(crate) fn parse_file<T: DeserializeOwned>(source: &str, text: &str) -> Result<T, FileError> {
     parse(text).map_err(|mistake| FileError::at(source, mistake.at, mistake.message))
+}
+
+/// What is wrong with any text of a file; none when nothing is.
+pub(crate) fn problem(text: &str) -> Option<&'static str> {
+    match text.len() {
+        0 => Some("is empty"),
+        length if length > MAX_ENTRY => Some("is longer than 1024 bytes"),
+        _ => text.contains(char::is_control).then_some("has control characters"),
+    }
 }
 
 /// A host that stands for itself and all below it, in lower case.

@@ -12,9 +12,6 @@ use crate::identify::RULES;
 use crate::record::rows::SignatureRow;
 use crate::yaml::{self, FileError};
 
-/// Bytes that an entry may have.
-const MAX_ENTRY: usize = 1024;
-
 const ENDPOINTS: &str = include_str!("../../../signatures/endpoints.yaml");
 const FILE_RULES: &str = include_str!("../../../signatures/files.yaml");
 
@@ -88,15 +85,13 @@ impl Check<'_> {
     /// A pattern of a path, or of a name.
     pub(super) fn path(&self, field: &str, text: &Spanned<String>) -> Result<(), FileError> {
         let value = &text.value;
-        let problem = match value.len() {
-            0 => "is empty",
-            length if length > MAX_ENTRY => "is longer than 1024 bytes",
-            _ if value.contains(char::is_control) => "has control characters",
-            _ if value.contains('/') && !value.starts_with(['/', '*', '@']) => {
+        let problem = match yaml::problem(value) {
+            Some(problem) => problem,
+            None if value.contains('/') && !value.starts_with(['/', '*', '@']) => {
                 "must begin with / or *, for the whole path is compared"
             }
-            _ if value.chars().all(|c| c == '*' || c == '/') => "fits everything",
-            _ => return Ok(()),
+            None if value.chars().all(|c| c == '*' || c == '/') => "fits everything",
+            None => return Ok(()),
         };
         Err(self.wrong(text.referenced, format!("{field}: {value:?} {problem}")))
     }
@@ -104,5 +99,68 @@ impl Check<'_> {
     /// A host, in lower case.
     pub(super) fn host(&self, field: &str, text: &Spanned<String>) -> Result<String, FileError> {
         yaml::host(self.source, field, text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::endpoints::Peer;
+    use super::*;
+
+    /// A directory with these files.
+    fn directory(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            std::fs::write(directory.path().join(name), text).unwrap();
+        }
+        directory
+    }
+
+    #[test]
+    fn what_is_compiled_in_has_no_mistake() {
+        assert_eq!(Meaning::builtin().rows().count(), 0);
+    }
+
+    #[test]
+    fn ones_own_rules_come_first() {
+        let own = directory(&[
+            (
+                "files.yaml",
+                "noise: [/opt/quiet/*]\nkeep: [/etc/hosts]\nrules:\n- {category: secret, sensitivity: high, paths: [customers.csv]}\n",
+            ),
+            ("endpoints.yaml", "rules:\n- {type: mcp, service: Ours, hosts: [github.com], ports: [8443]}\n"),
+        ]);
+        let meaning = Meaning::load(&[own.path().into()]);
+        assert_eq!(meaning.rows().count(), 0);
+        assert!(meaning.files.is_noise("/opt/quiet/x") && !meaning.files.is_noise("/etc/hosts"));
+        assert!(meaning.files.is_noise("/proc/self/maps"), "what is compiled in holds as well");
+        assert_eq!(meaning.files.judge("/w/customers.csv", true).0.as_str(), "secret");
+        let at = |port| {
+            let verdict =
+                meaning.endpoints.judge(&Peer { host: Some("github.com"), port: Some(port), ..Peer::default() });
+            verdict.kind.as_str()
+        };
+        assert_eq!((at(8443), at(443)), ("mcp", "source_control"));
+    }
+
+    #[test]
+    fn a_file_with_a_mistake_is_refused_whole_and_by_its_place() {
+        for (name, text, place, problem) in [
+            ("files.yaml", "noise: [/a/*]\nrulse: []\n", ":2:1: ", "rulse"),
+            ("files.yaml", "noise: [/a/*]\nkeep: [a/b]\n", ":2:8: ", "must begin with / or *"),
+            ("files.yaml", "noise:\n- '*'\n", ":2:3: ", "fits everything"),
+            ("files.yaml", "noise: [/a/*]\nrules: [{category: secret, paths: []}]\n", ":2:9: ", "never hold"),
+            ("endpoints.yaml", "rules:\n- {type: mcp}\n", ":2:3: ", "fits everything"),
+            ("endpoints.yaml", "rules:\n- {type: mcp, hosts: ['a b']}\n", ":2:23: ", "must be a host"),
+            ("endpoints.yaml", "rules:\n- {type: mcp, addresses: [10.0.0.0/33]}\n", ":2:27: ", "an address or a range"),
+        ] {
+            let own = directory(&[(name, text)]);
+            let meaning = Meaning::load(&[own.path().into()]);
+            let rows: Vec<_> = meaning.rows().collect();
+            let message = rows[0].message.as_deref().unwrap();
+            assert_eq!((rows.len(), rows[0].status, &*rows[0].agent), (1, "refused", name));
+            assert!(message.contains(&format!("{name}{place}")) && message.contains(problem), "{message}");
+            assert!(!meaning.files.is_noise("/a/b") && meaning.files.is_noise("/proc/self/maps"));
+        }
     }
 }

@@ -25,9 +25,8 @@ const SECOND: u32 = 20;
 /// What a match needs.
 const NEEDED: u32 = 50;
 
-/// Entries that a list of a signature may have, and bytes of an entry.
+/// Entries that a list of a signature may have.
 const MAX_ENTRIES: usize = 256;
-const MAX_ENTRY: usize = 1024;
 /// Memory of a compiled expression.
 const MAX_REGEX: usize = 1 << 18;
 
@@ -317,12 +316,7 @@ impl Check<'_> {
     }
 
     fn text<'t>(&self, field: &str, text: &'t Spanned<String>) -> Result<&'t str, SignatureError> {
-        let problem = match text.value.len() {
-            0 => "is empty",
-            length if length > MAX_ENTRY => "is longer than 1024 bytes",
-            _ if text.value.contains(char::is_control) => "has control characters",
-            _ => return Ok(&text.value),
-        };
+        let Some(problem) = yaml::problem(&text.value) else { return Ok(&text.value) };
         Err(self.wrong(text.referenced, format!("{field}: {problem}")))
     }
 
