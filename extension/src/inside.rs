@@ -10,6 +10,13 @@ pub fn root_of(pid: u32) -> PathBuf {
     Path::new("/proc").join(pid.to_string()).join("root")
 }
 
+/// The mount namespace of a process, by its inode (`namespaces(7)`). `None` when the process has ended.
+#[must_use]
+pub fn mount_ns_of(pid: u32) -> Option<u32> {
+    let link = std::fs::read_link(Path::new("/proc").join(pid.to_string()).join("ns/mnt")).ok()?;
+    link.to_str()?.strip_prefix("mnt:[")?.strip_suffix(']')?.parse().ok()
+}
+
 /// Opens a file as a process does whose root directory this is (`openat2(2)`, Linux 5.6).
 ///
 /// # Errors

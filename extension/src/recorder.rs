@@ -14,6 +14,7 @@ use crate::collect::{self, CollectError, Collector, DegradationReason, Interest,
 use crate::enrich::Meaning;
 use crate::history;
 use crate::identify::{Catalogue, INTERPRETERS};
+use crate::inside::mount_ns_of;
 use crate::record::{Boot, Engine, Store};
 
 /// Between two looks while an agent lives: file events do not wake us.
@@ -194,9 +195,7 @@ fn go_first() {
 
 fn boot() -> Boot {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let namespace = std::fs::read_link("/proc/self/ns/mnt").unwrap_or_default();
-    let number = namespace.to_string_lossy().trim_start_matches("mnt:[").trim_end_matches(']').parse().unwrap_or(0);
-    Boot { id: id.trim().to_owned(), mount_ns: number }
+    Boot { id: id.trim().to_owned(), mount_ns: mount_ns_of(std::process::id()).unwrap_or(0) }
 }
 
 #[cfg(test)]

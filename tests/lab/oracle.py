@@ -648,8 +648,11 @@ class Run:
         if family and family[1] == "UNSPEC" and kind in ("UDP", "UDPv6"):
             self.udp(call)["peer"] = None
         if family and family[1] == "UNIX":
-            if call.error != "EISCONN" and not call.unknown:
-                self.socket(call, "unix", "outbound", path=unix_name(call.args[1]), error=call.error)
+            path = unix_name(call.args[1])
+            # the C library asks so before each look-up whether a cache of names runs
+            absent = (path, call.error) == ("/var/run/nscd/socket", "ENOENT")
+            if call.error != "EISCONN" and not call.unknown and not absent:
+                self.socket(call, "unix", "outbound", path=path, error=call.error)
             return
         if not family or family[1] not in ("INET", "INET6"):
             return

@@ -257,6 +257,7 @@ class Processes(unittest.TestCase):
             10 listen(7<UNIX-STREAM:[7,"/a\"b"]>, 9) = 0
             10 accept(7<UNIX-STREAM:[7,"/a\"b"]>, NULL, NULL) = 8<UNIX-STREAM:[8->9,"/a\"b"]>
             10 connect(9<UNIX-STREAM:[9]>, {sa_family=AF_UNIX, sun_path=@"hidden"}, 9) = -1 ECONNREFUSED (Connection refused)
+            10 connect(9<UNIX-STREAM:[9]>, {sa_family=AF_UNIX, sun_path="/var/run/nscd/socket"}, 110) = -1 ENOENT (No such file or directory)
         """
         keys = ("transport", "direction", "address", "port", "path", "error")
         self.assertEqual(

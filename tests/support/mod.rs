@@ -151,7 +151,7 @@ impl Recorder {
                 let running = self.query("SELECT * FROM agent_processes WHERE state = 'running'");
                 let health = self.query("SELECT * FROM agent_collector");
                 let connections = self.query("SELECT * FROM agent_connections");
-                panic!("{sql}: {got:?}, not {wanted:?}\n{agents:?}\n{running:?}\n{connections:?}\n{health:?}");
+                panic!("{agents:?}\n{running:?}\n{connections:?}\n{health:?}\n{sql}: {got:?}, not {wanted:?}");
             }
             std::thread::sleep(Duration::from_millis(50));
         }

@@ -71,6 +71,7 @@ impl Connections {
             }
             (Step::State(state), _) => self.state(step, state, &mut context),
             (Step::Connect, Transport::Tcp) => self.connect(step, &mut context),
+            (Step::Connect, _) if asks_absent_cache(step) => false,
             (Step::Connect, _) => {
                 let mut row = begin(step, "outbound", &mut context);
                 if step.error == 0 {
@@ -413,6 +414,12 @@ impl Live {
         }
         self.finish(store);
     }
+}
+
+/// The C library looks for a cache of names (nscd) before it looks up a user, a group or a host, twice each time; where none
+/// runs there is nothing to connect to. `_PATH_NSCDSOCKET` (`nscd/nscd-client.h` of glibc; the same in musl).
+fn asks_absent_cache(step: &Connection) -> bool {
+    step.path.as_deref() == Some("/var/run/nscd/socket") && errno::name(step.error) == "ENOENT"
 }
 
 fn direction(state: TcpState) -> &'static str {

@@ -250,8 +250,12 @@ impl Engine {
         }
         let process = self.processes.get(&event.process.pid).filter(|process| process.key == event.process);
         let told = process.is_some_and(|process| {
-            let (pid, uid, own_mount_ns) = (process.key.pid, process.uid, self.boot.mount_ns);
-            let hosts = || inspect::hosts(pid, name.mount_ns, own_mount_ns, uid);
+            let hosts = || {
+                // It may have ended: another of the agent then, which sees the same file.
+                let others = self.processes.values().filter(|other| other.instance == process.instance);
+                let ask = std::iter::once(process).chain(others).map(|process| (process.key.pid, process.uid));
+                inspect::hosts(ask, name.mount_ns, self.boot.mount_ns)
+            };
             self.names.learn(process.instance, name, hosts)
         });
         self.discarded += u64::from(!told);

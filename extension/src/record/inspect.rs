@@ -8,7 +8,7 @@ use crate::event::{Exec, ProcessKey, escape};
 use crate::identify::{VersionSource, is_interpreter, package_version, script_candidates};
 #[cfg(target_os = "linux")]
 use crate::inside::open_in;
-use crate::inside::root_of;
+use crate::inside::{mount_ns_of, root_of};
 use crate::value::Text;
 
 /// A `package.json` is small.
@@ -51,10 +51,25 @@ pub(super) fn version(source: &VersionSource, pid: u32, exec: &Exec, own_mount_n
 /// Whoever has the right to read what all may read.
 const NOBODY: u32 = 65534;
 
-/// The file of names of hosts that a process has.
-pub(super) fn hosts(pid: u32, mount_ns: u32, own_mount_ns: u32, uid: Option<u32>) -> Option<String> {
-    let inside = (mount_ns != own_mount_ns).then_some(pid);
-    read_as(Path::new("/etc/hosts"), inside, uid.unwrap_or(NOBODY), NOBODY)
+/// How many processes are asked for what one of them sees.
+const ASKED_MOST: usize = 16;
+
+/// The file of names of hosts in a mount namespace, as the first of these processes, with their users, that lives there
+/// sees it.
+pub(super) fn hosts(
+    mut processes: impl Iterator<Item = (u32, Option<u32>)>,
+    mount_ns: u32,
+    own_mount_ns: u32,
+) -> Option<String> {
+    let read = |inside, uid: Option<u32>| read_as(Path::new("/etc/hosts"), inside, uid.unwrap_or(NOBODY), NOBODY);
+    if mount_ns == own_mount_ns {
+        return read(None, processes.next()?.1);
+    }
+    processes.take(ASKED_MOST).find_map(|(pid, uid)| {
+        let file = read(Some(pid), uid);
+        // After it was read: it was of this namespace, whoever has the pid now.
+        file.filter(|_| mount_ns_of(pid) == Some(mount_ns))
+    })
 }
 
 /// What can be asked of the machine about any process, also when it is too late for what the collector tells.
@@ -163,15 +178,15 @@ fn read_as(path: &Path, inside: Option<u32>, _uid: u32, _gid: u32) -> Option<Str
 #[cfg(target_os = "linux")]
 pub(super) fn real_inside(process: ProcessKey, mount_ns: u32, path: &str) -> Option<PathBuf> {
     use std::os::fd::AsRawFd;
-    use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+    use std::os::unix::fs::OpenOptionsExt;
 
     let root_of = root_of(process.pid);
     let root = File::options().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(&root_of).ok()?;
     // What links hold begins at its root, which the kernel's path of it is beyond.
     let path = Path::new(path).strip_prefix(std::fs::read_link(&root_of).ok()?).ok()?;
-    let namespace = std::fs::metadata(root_of.with_file_name("ns/mnt")).ok()?.ino();
+    let namespace = mount_ns_of(process.pid)?;
     // After all of it was asked for: it was this process and no other one of its pid.
-    if namespace != u64::from(mount_ns) || !Procfs.standing(process.pid)?.is(process) {
+    if namespace != mount_ns || !Procfs.standing(process.pid)?.is(process) {
         return None;
     }
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };

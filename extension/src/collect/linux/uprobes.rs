@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use libbpf_rs::{Link, Object, UprobeOpts};
 
 use crate::event::Exec;
-use crate::inside::{open_in, root_of};
+use crate::inside::{mount_ns_of, open_in, root_of};
 
 const FUNCTION: &str = "getaddrinfo";
 const LIBRARY: &str = "libc.so.6";
@@ -103,8 +103,8 @@ impl Lookups {
         let Some(path) = loader.parent().map(|folder| folder.join(LIBRARY)) else { return Ok(()) };
         self.remember(loader_id);
         let Ok(library) = open_below(pid, &path) else { return Ok(()) };
-        let (Some(id), Some(namespace)) = (file_id(&library), namespace_of(pid)) else { return Ok(()) };
-        let namespace = (Some(namespace) != namespace_of(std::process::id())).then_some(namespace);
+        let (Some(id), Some(namespace)) = (file_id(&library), mount_ns_of(pid)) else { return Ok(()) };
+        let namespace = (Some(namespace) != mount_ns_of(std::process::id())).then_some(namespace);
         if (namespace.is_none() && !is_systems(id)) || !self.remember(id) {
             return Ok(());
         }
@@ -135,7 +135,7 @@ impl Lookups {
         self.released = Some(Instant::now());
         let Self { libraries, known, programs, there, .. } = self;
         there.retain(|namespace, pids| {
-            pids.retain(|pid| namespace_of(*pid) == Some(*namespace));
+            pids.retain(|pid| mount_ns_of(*pid) == Some(*namespace));
             !pids.is_empty()
         });
         libraries.retain(|library| {
@@ -181,11 +181,6 @@ fn is_harmful(release: &str) -> bool {
 
 fn file_id(file: &File) -> Option<FileId> {
     file.metadata().ok().filter(Metadata::is_file).map(|of| (of.dev(), of.ino()))
-}
-
-/// The mount namespace of a process.
-fn namespace_of(pid: u32) -> Option<u32> {
-    u32::try_from(std::fs::metadata(format!("/proc/{pid}/ns/mnt")).ok()?.ino()).ok()
 }
 
 /// Whether the file is on a file system that nobody unmounts while the system runs.
