@@ -15,6 +15,7 @@
 #include <bpf/bpf_tracing.h>
 
 #include "event.h"
+#include "reads.h"
 #include "maps.h"
 #include "paths.h"
 #include "process.h"

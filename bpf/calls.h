@@ -261,7 +261,7 @@ static __always_inline enum operation operation_of(struct task_struct *task, str
 }
 
 /* What socketcall(2) of i386 was asked for (include/uapi/linux/net.h); its arguments lie in memory. */
-static __always_inline void read_socketcall(struct call *call)
+static __noinline void read_socketcall(struct call *call)
 {
 	__u32 arguments[6] = {};
 	__u64 at = call->arguments[1];

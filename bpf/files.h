@@ -33,12 +33,16 @@
 static __always_inline struct sock *socket_at(struct task_struct *task, int fd, struct file **file)
 {
 	struct socket *socket;
+	struct inode *inode;
 
 	*file = file_at(task, fd);
-	if (!*file || (BPF_CORE_READ(*file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
+	if (!*file)
 		return NULL;
-	socket = BPF_CORE_READ(*file, private_data);
-	return BPF_CORE_READ(socket, sk);
+	inode = READ(*file, f_inode);
+	if ((READ(inode, i_mode) & S_IFMT) != S_IFSOCK)
+		return NULL;
+	socket = READ(*file, private_data);
+	return READ(socket, sk);
 }
 
 /* The same of a call's first argument. */
@@ -58,13 +62,13 @@ static __always_inline bool is_referenced(struct file *file, __u64 inode)
 {
 	long references;
 
-	if ((__u64)BPF_CORE_READ(file, f_inode) != inode)
+	if ((__u64)READ(file, f_inode) != inode)
 		return false;
 	if (bpf_core_field_exists(struct file___ref, f_ref)) {
-		references = BPF_CORE_READ((struct file___ref *)file, f_ref.refcnt.counter);
+		references = READ((struct file___ref *)file, f_ref.refcnt.counter);
 		return references >= 0;
 	}
-	return BPF_CORE_READ(file, f_count.counter) > 0;
+	return READ(file, f_count.counter) > 0;
 }
 
 static __always_inline bool is_alive(__u64 address, const struct aq_file *entry)
@@ -93,7 +97,7 @@ static __always_inline bool submit_close(const struct aq_file *entry, __u32 flag
 
 /* An end that cannot be told now is kept, under a key that no struct file has, until a sweep can tell it: without it
  * the file would be shown as open for ever. */
-static __always_inline void end_file(__u64 key, __u32 flags)
+static __noinline void end_file(__u64 key, __u32 flags)
 {
 	struct aq_file *found = bpf_map_lookup_elem(&files, &key);
 	struct aq_file entry;
@@ -112,13 +116,14 @@ static __always_inline void end_file(__u64 key, __u32 flags)
 }
 
 /* A file was opened, with these O_ flags. The descriptor is -1 when there is none. */
-static __always_inline void handle_open(struct task_struct *task, const struct mark *mark, struct file *file, int fd,
+static __noinline void handle_open(struct task_struct *task, const struct mark *mark, struct file *file, int fd,
 					__u64 flags)
 {
 	__u32 which = SCRATCH_CALL, at = 0, mode;
 	struct record *record = bpf_map_lookup_elem(&records, &which);
 	__u64 address = (__u64)file, key, magic;
 	struct aq_file entry = {};
+	struct super_block *sb;
 	struct inode *inode;
 
 	if (!record)
@@ -128,13 +133,14 @@ static __always_inline void handle_open(struct task_struct *task, const struct m
 		COUNT(AQ_OPEN, oversized);
 		return;
 	}
-	inode = BPF_CORE_READ(file, f_inode);
-	record->open.mode = BPF_CORE_READ(inode, i_mode);
-	mode = BPF_CORE_READ(file, f_mode);
+	inode = READ(file, f_inode);
+	record->open.mode = READ(inode, i_mode);
+	mode = READ(file, f_mode);
 	if ((mode & FMODE_PATH) || (record->open.mode & S_IFMT) == S_IFDIR || !has_path(file))
 		return;
 	COUNT(AQ_OPEN, seen);
-	magic = BPF_CORE_READ(inode, i_sb, s_magic);
+	sb = READ(inode, i_sb);
+	magic = READ(sb, s_magic);
 	if (!(mode & FMODE_WRITE) && (magic == PROC_SUPER_MAGIC || magic == SYSFS_MAGIC)) {
 		COUNT(AQ_OPEN, filtered);
 		return;
@@ -149,7 +155,7 @@ static __always_inline void handle_open(struct task_struct *task, const struct m
 	else
 		record->open.how = AQ_OPEN_READ;
 	record->open.fd = fd;
-	record->open.uid = BPF_CORE_READ(task, real_cred, uid.val);
+	record->open.uid = task->real_cred->uid.val;
 	record->open.padding = 0;
 	/* Unique: a sequence number of its own, of this CPU. */
 	record->open.open_id = (__u64)(record->header.cpu + 1) << 48 | next_sequence(OPENS);
@@ -228,11 +234,11 @@ static __always_inline struct aq_file *known_file(struct file *file)
 	if (!file)
 		return NULL;
 	entry = bpf_map_lookup_elem(&files, &address);
-	return entry && entry->inode == (__u64)BPF_CORE_READ(file, f_inode) ? entry : NULL;
+	return entry && entry->inode == (__u64)READ(file, f_inode) ? entry : NULL;
 }
 
 /* A new descriptor of a known file. */
-static __always_inline void handle_dup(struct task_struct *task, int fd)
+static __noinline void handle_dup(struct task_struct *task, int fd)
 {
 	struct file *file = file_at(task, fd);
 	__u64 address = (__u64)file, key = descriptor_key(task, fd);
@@ -258,12 +264,12 @@ static __always_inline bool handle_bytes(struct task_struct *task, int fd, __u64
 }
 
 /* vmsplice goes into a pipe, or out of it, as its end is. */
-static __always_inline void handle_vmsplice(struct task_struct *task, int fd, __u64 bytes)
+static __noinline void handle_vmsplice(struct task_struct *task, int fd, __u64 bytes)
 {
 	struct file *file = file_at(task, fd);
 
 	if (file)
-		count_bytes(file, bytes, BPF_CORE_READ(file, f_mode) & FMODE_WRITE);
+		count_bytes(file, bytes, READ(file, f_mode) & FMODE_WRITE);
 }
 
 /* Shared mappings that are not for writing yet, by thread group and address: mprotect may make them so. */
@@ -280,7 +286,7 @@ struct {
 } mappings SEC(".maps");
 
 /* What is written through a mapping no call tells: that it can be is all there is. */
-static __always_inline void handle_mmap(struct task_struct *task, __u64 address, __u64 protection, __u64 flags, int fd)
+static __noinline void handle_mmap(struct task_struct *task, __u64 address, __u64 protection, __u64 flags, int fd)
 {
 	struct mapping key = { .address = address, .process = task->tgid };
 	__u64 type = flags & MAP_TYPE;
@@ -292,7 +298,7 @@ static __always_inline void handle_mmap(struct task_struct *task, __u64 address,
 		return;
 	file = file_at(task, fd);
 	entry = known_file(file);
-	if (!entry || !(BPF_CORE_READ(file, f_mode) & FMODE_WRITE))
+	if (!entry || !(READ(file, f_mode) & FMODE_WRITE))
 		return;
 	if (protection & PROT_WRITE) {
 		entry->flags = AQ_MAPPED;
@@ -302,7 +308,7 @@ static __always_inline void handle_mmap(struct task_struct *task, __u64 address,
 	bpf_map_update_elem(&mappings, &key, &known, BPF_ANY);
 }
 
-static __always_inline void handle_mprotect(struct task_struct *task, __u64 address, __u64 protection)
+static __noinline void handle_mprotect(struct task_struct *task, __u64 address, __u64 protection)
 {
 	struct mapping key = { .address = address, .process = task->tgid };
 	struct aq_file *entry;
@@ -388,7 +394,7 @@ static __always_inline bool walk_root(__u32 which, struct task_struct *task)
 {
 	struct path_buffer *buffer = bpf_map_lookup_elem(&path_buffers, &which);
 
-	walk_path(which, (__u64)BPF_CORE_READ(task, fs, root.dentry), (__u64)BPF_CORE_READ(task, fs, root.mnt));
+	walk_path(which, ADDRESS_IN(task->fs, root.dentry), ADDRESS_IN(task->fs, root.mnt));
 	return buffer && buffer->start != AQ_PATH_MAX - 1;
 }
 
@@ -407,7 +413,7 @@ static __always_inline __u32 append_base(struct record *record, __u32 which, __u
 	if (dirfd == FROM_ROOT || (*name && first == '/' && !by_self)) {
 		walk_root(which, task);
 	} else if (dirfd == AT_FDCWD) {
-		walk_path(which, (__u64)BPF_CORE_READ(task, fs, pwd.dentry), (__u64)BPF_CORE_READ(task, fs, pwd.mnt));
+		walk_path(which, ADDRESS_IN(task->fs, pwd.dentry), ADDRESS_IN(task->fs, pwd.mnt));
 	} else {
 		file = file_at(task, dirfd);
 		if (!file)
@@ -580,8 +586,8 @@ static __always_inline bool submit_change(struct task_struct *task, const struct
 	record->change.what = names->what;
 	record->change.mode = names->mode == 0xffffffff ? names->mode : names->mode & 07777;
 	record->change.request_id = names->request_id;
-	record->change.uid = BPF_CORE_READ(task, real_cred, uid.val);
-	record->change.mount_ns = BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
+	record->change.uid = task->real_cred->uid.val;
+	record->change.mount_ns = task->nsproxy->mnt_ns->ns.inum;
 	record->change.base_length = 0;
 	record->change.dest_base_length = 0;
 	record->change.dest_name_length = 0;
@@ -607,7 +613,7 @@ static __always_inline bool submit_change(struct task_struct *task, const struct
 	return submit(&record->header, AQ_TEXT + at, false);
 }
 
-static __always_inline void handle_change(struct task_struct *task, const struct mark *mark, const struct call *call)
+static __noinline void handle_change(struct task_struct *task, const struct mark *mark, const struct call *call)
 {
 	struct names names;
 

@@ -266,6 +266,11 @@ struct bpf_iter__task_file {
 
 #pragma clang attribute pop
 
+/* Of each structure that begins with a 64-bit number: a load of such a number from anywhere. */
+struct timespec64 {
+	__s64 tv_sec;
+} __attribute__((preserve_access_index));
+
 #if defined(__TARGET_ARCH_x86)
 struct pt_regs {
 	unsigned long bp;

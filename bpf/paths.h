@@ -34,23 +34,11 @@ struct component {
 	__u32 length;
 };
 
-/* One read where the kernel has them side by side, as it always did: each costs more than all else of a step. */
 static __always_inline void read_component(struct component *component, struct dentry *dentry)
 {
-	const __u32 at = bpf_core_field_offset(struct dentry, d_parent);
-	__u64 words[3] = {};
-
-	if (bpf_core_field_offset(struct dentry, d_name) == at + 8 && bpf_core_field_offset(struct qstr, len) == 4 &&
-	    bpf_core_field_offset(struct qstr, name) == 8) {
-		bpf_probe_read_kernel(words, sizeof(words), (void *)dentry + at);
-		component->parent = words[0];
-		component->length = words[1] >> 32;
-		component->name = words[2];
-		return;
-	}
-	component->parent = (__u64)BPF_CORE_READ(dentry, d_parent);
-	component->length = BPF_CORE_READ(dentry, d_name.len);
-	component->name = (__u64)BPF_CORE_READ(dentry, d_name.name);
+	component->parent = (__u64)READ(dentry, d_parent);
+	component->length = READ(dentry, d_name.len);
+	component->name = (__u64)READ(dentry, d_name.name);
 }
 
 /* One component, or one mount; true at the end. */
@@ -69,16 +57,16 @@ __noinline int walk_step(__u32 which)
 	if (!dentry || !vfsmount)
 		return 1;
 	if (!buffer->root)
-		buffer->root = (__u64)BPF_CORE_READ(vfsmount, mnt_root);
+		buffer->root = (__u64)READ(vfsmount, mnt_root);
 	if (buffer->dentry == buffer->root) {
 		struct mount *mount = (void *)vfsmount - bpf_core_field_offset(struct mount, mnt);
-		struct mount *above = BPF_CORE_READ(mount, mnt_parent);
+		struct mount *above = READ(mount, mnt_parent);
 
 		if (mount == above) {
 			buffer->cut = 0;
 			return 1;
 		}
-		buffer->dentry = (__u64)BPF_CORE_READ(mount, mnt_mountpoint);
+		buffer->dentry = (__u64)READ(mount, mnt_mountpoint);
 		buffer->vfsmount = (__u64)above + bpf_core_field_offset(struct mount, mnt);
 		buffer->root = 0;
 		return 0;
@@ -179,7 +167,7 @@ static __always_inline struct file *file_at(struct task_struct *task, int fd)
 {
 	struct files_struct *files = task->files;
 	struct fdtable *table;
-	struct file **array, *file = NULL;
+	struct file **array;
 
 	/* Plain reads of typed memory: every call of an agent comes here. */
 	if (!files)
@@ -188,14 +176,12 @@ static __always_inline struct file *file_at(struct task_struct *task, int fd)
 	if (!table || fd < 0 || (__u32)fd >= table->max_fds)
 		return NULL;
 	array = table->fd;
-	if (bpf_probe_read_kernel(&file, sizeof(file), array + fd))
-		return NULL;
-	return file;
+	return (struct file *)read_word(array + fd);
 }
 
 static __always_inline void walk_file(__u32 which, struct file *file)
 {
-	walk_path(which, (__u64)BPF_CORE_READ(file, f_path.dentry), (__u64)BPF_CORE_READ(file, f_path.mnt));
+	walk_path(which, ADDRESS_IN(file, f_path.dentry), ADDRESS_IN(file, f_path.mnt));
 }
 
 #define MEMFD "memfd:"
@@ -216,7 +202,10 @@ static __always_inline bool is_memfd(struct file *file)
 /* False for what has no name: pipes, sockets, anonymous inodes. A memfd has one, though no path leads there. */
 static __always_inline bool has_path(struct file *file)
 {
-	return !(BPF_CORE_READ(file, f_inode, i_sb, s_flags) & SB_NOUSER) || is_memfd(file);
+	struct inode *inode = READ(file, f_inode);
+	struct super_block *sb = READ(inode, i_sb);
+
+	return !(READ(sb, s_flags) & SB_NOUSER) || is_memfd(file);
 }
 
 #endif
