@@ -132,6 +132,49 @@ client.close(); server.close()
     assert_eq!(of("listen"), ["closed -", "closed -"]);
 }
 
+/// Takes the minute that it tests; the others run beside it.
+#[test]
+fn a_flow_ends_after_a_minute_of_silence_and_so_does_time_wait() {
+    if !can_record("a_flow_ends_after_a_minute_of_silence_and_so_does_time_wait") {
+        return;
+    }
+    let _rest = without_many();
+    let run = python(
+        r"
+import socket, time
+listener = socket.socket(); listener.bind(('127.0.0.1', 0)); listener.listen()
+client = socket.create_connection(listener.getsockname()); server, _ = listener.accept()
+client.close(); server.recv(1); server.close(); listener.close()
+sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sender.sendto(b'once', ('127.0.0.1', 1001))
+for _ in range(14):
+    sender.sendto(b'again', ('127.0.0.1', 1002))
+    time.sleep(5)
+",
+    );
+    let rows = ended(&run);
+    let shown: Vec<_> = rows.iter().map(|row| cells(row, &["direction", "transport", "state"]).join(" ")).collect();
+    assert_eq!(
+        shown,
+        [
+            "listen tcp closed",
+            "outbound tcp closed",
+            "inbound tcp closed",
+            "outbound udp closed",
+            "outbound udp closed"
+        ],
+        "{rows:?}"
+    );
+    let lasted = |row: &Row| {
+        let time = |column: &str| row[column].as_ref().unwrap().parse::<i64>().unwrap();
+        time("end_time") - time("start_time")
+    };
+    assert_eq!(cells(&rows[3], &["remote_port", "bytes_sent"]), ["1001", "4"]);
+    assert!((60..68).contains(&lasted(&rows[3])), "{rows:?}");
+    assert_eq!(cells(&rows[4], &["remote_port", "bytes_sent"]), ["1002", "70"]);
+    assert!(lasted(&rows[4]) >= 69, "{rows:?}");
+}
+
 #[test]
 fn a_half_closed_connection_says_so_while_it_is() {
     if !can_record("a_half_closed_connection_says_so_while_it_is") {
