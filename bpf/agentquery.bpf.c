@@ -49,12 +49,13 @@ int BPF_PROG(on_call, struct pt_regs *regs, long result)
 		result = call.operation == OP_MMAP || call.operation == OP_MMAP_BLOCK ? mapped_at(result) : (int)result;
 	if (call.operation == OP_SOCKETCALL)
 		read_socketcall(&call);
-	if (call.operation == OP_CONNECT) {
-		handle_connect(task, &mark, &call, result);
-		return 0;
-	}
-	if (call.operation == OP_LISTEN) {
-		handle_listen(task, &mark, &call, result);
+	if (call.operation == OP_CONNECT || call.operation == OP_LISTEN) {
+		if (!find_socket(task, &call, call.arguments[0]))
+			return 0;
+		if (call.operation == OP_CONNECT)
+			handle_connect(task, &mark, &call, result);
+		else
+			handle_listen(task, &mark, &call, result);
 		return 0;
 	}
 	if (call.operation == OP_CLOSE) {
@@ -81,28 +82,30 @@ int BPF_PROG(on_call, struct pt_regs *regs, long result)
 		break;
 	case OP_READ:
 	case OP_READV:
-		if (!handle_bytes(task, call.arguments[0], result, false) && find_socket(task, &call)) {
+		if (!handle_bytes(task, call.arguments[0], result, false) && find_socket(task, &call, call.arguments[0])) {
 			handle_transfer(task, &mark, &call, result);
 			handle_received(task, &mark, &call, result);
 		}
 		break;
 	case OP_WRITE:
 	case OP_WRITEV:
-		if (!handle_bytes(task, call.arguments[0], result, true) && find_socket(task, &call)) {
+		if (!handle_bytes(task, call.arguments[0], result, true) && find_socket(task, &call, call.arguments[0])) {
 			handle_transfer(task, &mark, &call, result);
 			handle_sent(task, &mark, &call, result);
 		}
 		break;
 	case OP_ACCEPT:
-		handle_accept(task, &mark, result);
+		if (find_socket(task, &call, result))
+			handle_accept(task, &mark, &call, result);
 		break;
 	case OP_BIND:
-		handle_bind(task, &mark, &call);
+		if (find_socket(task, &call, call.arguments[0]))
+			handle_bind(task, &mark, &call);
 		break;
 	case OP_SEND:
 	case OP_SENDMSG:
 	case OP_SENDMMSG:
-		if (find_socket(task, &call)) {
+		if (find_socket(task, &call, call.arguments[0])) {
 			handle_transfer(task, &mark, &call, result);
 			handle_sent(task, &mark, &call, result);
 		}
@@ -110,7 +113,7 @@ int BPF_PROG(on_call, struct pt_regs *regs, long result)
 	case OP_RECEIVE:
 	case OP_RECVMSG:
 	case OP_RECVMMSG:
-		if (find_socket(task, &call)) {
+		if (find_socket(task, &call, call.arguments[0])) {
 			handle_transfer(task, &mark, &call, result);
 			handle_received(task, &mark, &call, result);
 		}

@@ -30,25 +30,19 @@
 #define MAPPINGS_MAX 4096
 
 /* The socket of a descriptor, if it is one. */
-static __always_inline struct sock *socket_at(struct task_struct *task, int fd, struct file **file)
+static __always_inline bool find_socket(struct task_struct *task, struct call *call, int fd)
 {
 	struct socket *socket;
 	struct inode *inode;
 
-	*file = file_at(task, fd);
-	if (!*file)
-		return NULL;
-	inode = READ(*file, f_inode);
+	call->file = file_at(task, fd);
+	if (!call->file)
+		return false;
+	inode = READ(call->file, f_inode);
 	if ((READ(inode, i_mode) & S_IFMT) != S_IFSOCK)
-		return NULL;
-	socket = READ(*file, private_data);
-	return READ(socket, sk);
-}
-
-/* The same of a call's first argument. */
-static __always_inline bool find_socket(struct task_struct *task, struct call *call)
-{
-	call->sk = socket_at(task, call->arguments[0], &call->file);
+		return false;
+	socket = READ(call->file, private_data);
+	call->sk = READ(socket, sk);
 	return call->sk;
 }
 

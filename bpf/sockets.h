@@ -252,19 +252,30 @@ static __always_inline struct aq_unix_connection *unix_scratch(__u32 which)
 	return record;
 }
 
-/* A UNIX socket begins to be one that is told of; `name` of connect lies in the process. */
+static __always_inline __u8 step_of(const struct call *call)
+{
+	switch (call->operation) {
+	case OP_CONNECT:
+		return AQ_STEP_CONNECT;
+	case OP_LISTEN:
+		return AQ_STEP_LISTEN;
+	default:
+		return AQ_STEP_ACCEPT;
+	}
+}
+
+/* A UNIX socket begins to be one that is told of; the name that connect was given lies in the process. */
 static __noinline int unix_step(struct task_struct *task, const struct mark *mark, const struct call *call, int fd, long result)
 {
-	__u8 step = call ? call->operation == OP_LISTEN ? AQ_STEP_LISTEN : AQ_STEP_CONNECT : AQ_STEP_ACCEPT;
+	__u8 step = step_of(call);
 	struct aq_unix_connection *record = unix_scratch(SCRATCH_CALL);
 	struct aq_socket *entry = NULL;
+	struct file *file = call->file;
+	struct sock *sk = call->sk;
 	struct aq_owner owner;
-	struct file *file;
-	struct sock *sk;
 	__u64 key;
 
-	sk = socket_at(task, fd, &file);
-	if (!record || !sk)
+	if (!record)
 		return 0;
 	own(&owner, task, mark);
 	key = (__u64)file;
@@ -285,7 +296,7 @@ static __noinline int unix_step(struct task_struct *task, const struct mark *mar
 	record->connection.state = step == AQ_STEP_LISTEN ? TCP_LISTEN : TCP_ESTABLISHED;
 	if (result >= 0 && step != AQ_STEP_LISTEN)
 		record->connection.remote_pid = peer_pid(sk);
-	if (step == AQ_STEP_CONNECT && call) {
+	if (step == AQ_STEP_CONNECT) {
 		__u64 length = call->arguments[2] - sizeof(__u16);
 
 		if (length > sizeof(record->path))
@@ -312,15 +323,10 @@ static __noinline int handle_connect(struct task_struct *task, const struct mark
 	struct aq_connection record = {};
 	struct address address = {};
 	__u64 length = call->arguments[2];
-	enum transport transport;
+	struct sock *sk = call->sk;
+	enum transport transport = transport_of(sk);
 	struct aq_owner owner;
-	struct file *file;
-	struct sock *sk;
 
-	sk = socket_at(task, call->arguments[0], &file);
-	if (!sk)
-		return 0;
-	transport = transport_of(sk);
 	if (transport == NO_TRANSPORT)
 		return 0;
 	if (length > sizeof(address))
@@ -336,7 +342,7 @@ static __noinline int handle_connect(struct task_struct *task, const struct mark
 	if (address.family != AF_INET && address.family != AF_INET6)
 		return 0; /* AF_UNSPEC: a disconnect */
 	if (transport == UDP && result == 0) {
-		begin_datagrams(task, mark, file, sk, call->arguments[0], false, call->compat);
+		begin_datagrams(task, mark, call->file, sk, call->arguments[0], false, call->compat);
 		count_datagram(0, NO_DATAGRAM); /* the socket's peer: 0.0.0.0 has become 127.0.0.1 */
 		return 0;
 	}
@@ -358,20 +364,15 @@ static __noinline int handle_connect(struct task_struct *task, const struct mark
 }
 
 /* An accepted socket may have gone on by now, and go on while we look: the first to see a state tells it. */
-static __noinline int handle_accept(struct task_struct *task, const struct mark *mark, int fd)
+static __noinline int handle_accept(struct task_struct *task, const struct mark *mark, const struct call *call, int fd)
 {
 	struct aq_connection record = {};
-	enum transport transport;
+	struct sock *sk = call->sk;
+	enum transport transport = transport_of(sk);
 	struct aq_owner owner;
-	struct file *file;
-	struct sock *sk;
 
-	sk = socket_at(task, fd, &file);
-	if (!sk)
-		return 0;
-	transport = transport_of(sk);
 	if (transport == UNIX)
-		return unix_step(task, mark, NULL, fd, 0);
+		return unix_step(task, mark, call, fd, 0);
 	if (transport != TCP)
 		return 0;
 	own(&owner, task, mark);
@@ -399,15 +400,10 @@ static __noinline int handle_accept(struct task_struct *task, const struct mark 
 static __noinline int handle_listen(struct task_struct *task, const struct mark *mark, const struct call *call, long result)
 {
 	struct aq_connection record = {};
-	enum transport transport;
+	struct sock *sk = call->sk;
+	enum transport transport = transport_of(sk);
 	struct aq_owner owner;
-	struct file *file;
-	struct sock *sk;
 
-	sk = socket_at(task, call->arguments[0], &file);
-	if (!sk)
-		return 0;
-	transport = transport_of(sk);
 	if (transport == UNIX && result == 0)
 		return unix_step(task, mark, call, call->arguments[0], result);
 	if (transport != TCP)
@@ -426,19 +422,17 @@ static __noinline int handle_bind(struct task_struct *task, const struct mark *m
 {
 	struct aq_connection record = {};
 	struct address address = {};
+	struct sock *sk = call->sk;
 	struct aq_socket *entry;
 	struct aq_owner owner;
-	struct file *file;
-	struct sock *sk;
 
-	sk = socket_at(task, call->arguments[0], &file);
-	if (!sk || transport_of(sk) != UDP)
+	if (transport_of(sk) != UDP)
 		return 0;
 	bpf_probe_read_user(&address, 4, (void *)call->arguments[1]);
 	if (address.port == 0)
 		return 0;
 	own(&owner, task, mark);
-	entry = udp_socket(file, call->arguments[0], &owner);
+	entry = udp_socket(call->file, call->arguments[0], &owner);
 	begin_step(&record, AQ_STEP_LISTEN, &owner, sk);
 	if (entry)
 		record.socket_id = entry->socket_id;
@@ -515,11 +509,10 @@ int BPF_PROG(on_socket_state, struct sock *sk, int old, int new)
 /* Bytes that no hook tells of. */
 static __noinline int count_by_call(struct task_struct *task, int fd, __u64 bytes, bool received)
 {
-	struct file *file;
-	struct sock *sk = socket_at(task, fd, &file);
+	struct call call = {};
 
-	if (sk)
-		add_to_socket(sk, (__u64)file, bytes, received);
+	if (find_socket(task, &call, fd))
+		add_to_socket(call.sk, (__u64)call.file, bytes, received);
 	return 0;
 }
 

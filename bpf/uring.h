@@ -352,9 +352,10 @@ static __always_inline void handle_request(struct task_struct *task, const struc
 	}
 	case URING_ACCEPT: {
 		struct io_accept *asked = (void *)request;
+		struct call call = { .operation = OP_ACCEPT };
 
-		if (BPF_CORE_READ(asked, file_slot) == 0)
-			handle_accept(task, mark, result);
+		if (BPF_CORE_READ(asked, file_slot) == 0 && find_socket(task, &call, result))
+			handle_accept(task, mark, &call, result);
 		return;
 	}
 	case URING_CLOSE: {

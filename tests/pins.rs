@@ -199,16 +199,41 @@ fn the_kernel_gets_its_room_back_and_what_is_at_risk_is_told() {
     assert_eq!(message(&*collector), None);
 }
 
+/// What is kept from one recorder to the next: a file system for pins, and a history.
+struct Lasting {
+    system: BpfFs,
+    state: tempfile::TempDir,
+}
+
+impl Lasting {
+    fn new() -> Self {
+        Self { system: BpfFs::new(), state: tempfile::tempdir().unwrap() }
+    }
+
+    fn database(&self) -> PathBuf {
+        self.state.path().join("history.duckdb")
+    }
+
+    fn recorder(&self) -> Recorder {
+        let (database, pins) = (self.database(), self.system.pins());
+        Recorder::start(&[
+            "--syscalls",
+            "always",
+            "--database",
+            database.to_str().unwrap(),
+            "--pin",
+            pins.to_str().unwrap(),
+        ])
+    }
+}
+
 #[test]
 fn a_recorder_that_is_killed_misses_nothing() {
     if !can_record("a_recorder_that_is_killed_misses_nothing") {
         return;
     }
-    let (system, state) = (BpfFs::new(), tempfile::tempdir().unwrap());
-    let database = state.path().join("history.duckdb");
-    let pins = system.pins();
-    let options = ["--syscalls", "always", "--database", database.to_str().unwrap(), "--pin", pins.to_str().unwrap()];
-    let mut recorder = Recorder::start(&options);
+    let lasting = Lasting::new();
+    let mut recorder = lasting.recorder();
     let agent = Agent::new();
     // Each a process and a file; one stays open all the time.
     let mut work = agent.start(
@@ -221,7 +246,7 @@ fn a_recorder_that_is_killed_misses_nothing() {
         recorder.wait_for("SELECT count(*) FROM agent_collector WHERE message LIKE '%not stored yet%'", "0");
         recorder.kill();
         std::thread::sleep(Duration::from_millis(300));
-        recorder = Recorder::start(&options);
+        recorder = lasting.recorder();
     }
     work.wait().unwrap();
     let id = recorder.value(&format!("SELECT agent_id FROM ai_agents WHERE pid = {}", work.id())).unwrap();
@@ -282,11 +307,8 @@ fn sockets_and_their_bytes_go_on_over_a_kill() {
     if !can_record("sockets_and_their_bytes_go_on_over_a_kill") {
         return;
     }
-    let (system, state) = (BpfFs::new(), tempfile::tempdir().unwrap());
-    let database = state.path().join("history.duckdb");
-    let pins = system.pins();
-    let options = ["--syscalls", "always", "--database", database.to_str().unwrap(), "--pin", pins.to_str().unwrap()];
-    let mut recorder = Recorder::start(&options);
+    let lasting = Lasting::new();
+    let mut recorder = lasting.recorder();
     let agent = Agent::new();
     // Each sends before the kill, while nobody records, and after it; one more of each kind begins meanwhile.
     let script = r#"unshare -n sh -c 'ip link set lo up; exec python3 -' <<'P'
@@ -331,11 +353,11 @@ true"#;
     let first =
         "tcp inbound 1, tcp listen -, tcp outbound 1, udp outbound 1, unix inbound 1, unix listen -, unix outbound 1";
     recorder.wait_for(&shown("end_time IS NULL"), first);
-    wait_until_stored(&database);
+    wait_until_stored(&lasting.database());
     recorder.kill();
     tell("killed");
     reached("meanwhile");
-    recorder = Recorder::start(&options);
+    recorder = lasting.recorder();
     tell("again");
     reached("after");
     let all = "tcp inbound 5, tcp inbound 6, tcp listen -, tcp outbound 5, tcp outbound 6, udp outbound 5, udp outbound 6, \
