@@ -19,7 +19,7 @@ use agentquery::recorder::Settings;
 use agentquery::sensor::{Sensor, Standby};
 use agentquery::shell::format::{Mode, Writer};
 use agentquery::shell::{Backend, Error, describe, repl};
-use agentquery::{demo, doctor, export, log};
+use agentquery::{demo, doctor, export, install, log};
 use anyhow::{Context as _, anyhow};
 use clap::{ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
@@ -174,6 +174,16 @@ Example: agentquery export --since 7d --tables agent_file_ops --format csv files
         #[arg(long)]
         json: bool,
     },
+    /// Put the program where osquery and systemd find it
+    Install(Installing),
+    /// Take away what install has put there; the history and changed settings stay
+    Uninstall {
+        #[command(flatten)]
+        installing: Installing,
+        /// Remove the history and the settings too
+        #[arg(long)]
+        purge: bool,
+    },
     /// Run a harmless make-believe agent and show its rows in every table
     Demo {
         #[command(flatten)]
@@ -184,6 +194,23 @@ Example: agentquery export --since 7d --tables agent_file_ops --format csv files
     MakeBelieve,
     /// Serve the tables to osquery; what a program named *.ext does
     Extension(Extension),
+}
+
+/// Where an installation is made.
+#[derive(Debug, Args)]
+struct Installing {
+    /// Directory to take for /
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
+    /// Say each step, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl From<Installing> for install::Options {
+    fn from(Installing { root, dry_run }: Installing) -> Self {
+        Self { root, dry_run }
+    }
 }
 
 /// What osquery passes to an extension.
@@ -391,6 +418,10 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
             let (settings, place) = recording.settings(config, None);
             let subject = doctor::Subject { place: &place, signature_dirs: &settings.signature_dirs, fault };
             Ok(doctor::run(&subject, json)?)
+        }
+        Command::Install(installing) => Ok(install::install(&installing.into(), &mut |step| println!("{step}"))?),
+        Command::Uninstall { installing, purge } => {
+            Ok(install::uninstall(&installing.into(), purge, &mut |step| println!("{step}"))?)
         }
         Command::Demo { connect } => {
             let (_, place) = recording.settings(Config::load(recording.config.as_deref())?, None);

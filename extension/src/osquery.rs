@@ -20,6 +20,7 @@ mod stop;
 mod transport;
 mod turns;
 
+pub use peer::GROUP;
 pub use server::Server;
 pub use socket::{Access, BindError};
 pub use source::{Rows, Source};

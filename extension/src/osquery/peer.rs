@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use crate::tables::Viewer;
 
 /// Whose members may see everything.
-const GROUP: &str = "agentquery";
+pub const GROUP: &str = "agentquery";
 
 /// In whose name a connection asks. Root, the group `agentquery` and whoever runs the server see all.
 ///
