@@ -26,6 +26,7 @@ struct Start {
     arguments: &'static [&'static str],
     /// Folder of the package whose version it has; none where its signature cannot tell.
     package: Option<&'static str>,
+    role: &'static str,
     /// What it is started as, or starts, besides its first program, all of it one instance: how paths end, and how often.
     programs: &'static [(&'static str, usize)],
 }
@@ -37,6 +38,7 @@ const STARTS: &[Start] = &[
         target: "node_modules/@anthropic-ai/claude-code/bin/claude.exe",
         arguments: &["-p", "use gemini"],
         package: Some("@anthropic-ai/claude-code"),
+        role: "main",
         programs: &[],
     },
     Start {
@@ -45,6 +47,16 @@ const STARTS: &[Start] = &[
         target: "node_modules/@openai/codex/bin/codex.js",
         arguments: &["exec", "--skip-git-repo-check", "hi"],
         package: Some("@openai/codex"),
+        role: "main",
+        programs: &[("/bin/codex", 1), ("/node", 1)],
+    },
+    Start {
+        agent: "codex",
+        command: "codex",
+        target: "node_modules/@openai/codex/bin/codex.js",
+        arguments: &["app-server"],
+        package: Some("@openai/codex"),
+        role: "daemon",
         programs: &[("/bin/codex", 1), ("/node", 1)],
     },
     Start {
@@ -54,6 +66,7 @@ const STARTS: &[Start] = &[
         arguments: &["--skip-trust", "-p", "hi"],
         package: Some("@google/gemini-cli"),
         // It starts itself again with more memory.
+        role: "main",
         programs: &[("/node", 2)],
     },
     Start {
@@ -62,6 +75,7 @@ const STARTS: &[Start] = &[
         target: "node_modules/@qwen-code/qwen-code/cli-entry.js",
         arguments: &["--auth-type", "openai", "-p", "hi"],
         package: Some("@qwen-code/qwen-code"),
+        role: "main",
         programs: &[("/node", 2)],
     },
     Start {
@@ -70,6 +84,7 @@ const STARTS: &[Start] = &[
         target: "node_modules/cline/bin/cline",
         arguments: &["say hi"],
         package: Some("cline"),
+        role: "main",
         programs: &[("/bin/cline", 1), ("/node", 1)],
     },
     Start {
@@ -79,6 +94,7 @@ const STARTS: &[Start] = &[
         arguments: &["run", "hi"],
         package: Some("@charmland/crush"),
         // The program itself is fetched at the first start, for which there is no network.
+        role: "main",
         programs: &[],
     },
     Start {
@@ -87,6 +103,16 @@ const STARTS: &[Start] = &[
         target: "node_modules/opencode-ai/bin/opencode.exe",
         arguments: &["run", "hi"],
         package: Some("opencode-ai"),
+        role: "main",
+        programs: &[],
+    },
+    Start {
+        agent: "opencode",
+        command: "opencode",
+        target: "node_modules/opencode-ai/bin/opencode.exe",
+        arguments: &["serve"],
+        package: Some("opencode-ai"),
+        role: "daemon",
         programs: &[],
     },
     Start {
@@ -95,6 +121,7 @@ const STARTS: &[Start] = &[
         target: "node_modules/@github/copilot/npm-loader.js",
         arguments: &["-p", "hi"],
         package: Some("@github/copilot"),
+        role: "main",
         programs: &[("/copilot", 1), ("/node", 1)],
     },
     Start {
@@ -103,6 +130,7 @@ const STARTS: &[Start] = &[
         target: "node_modules/@ampcode/cli/bin/amp.exe",
         arguments: &["-x", "hi"],
         package: Some("@ampcode/cli"),
+        role: "main",
         programs: &[],
     },
     Start {
@@ -111,6 +139,7 @@ const STARTS: &[Start] = &[
         target: "node_modules/@continuedev/cli/dist/cn.js",
         arguments: &["-p", "hi"],
         package: Some("@continuedev/cli"),
+        role: "main",
         programs: &[],
     },
     Start {
@@ -119,6 +148,7 @@ const STARTS: &[Start] = &[
         target: "node_modules/@moonshot-ai/kimi-code/dist/main.mjs",
         arguments: &["-p", "hi"],
         package: Some("@moonshot-ai/kimi-code"),
+        role: "main",
         programs: &[],
     },
     Start {
@@ -127,6 +157,7 @@ const STARTS: &[Start] = &[
         target: "node_modules/@augmentcode/auggie/augment.mjs",
         arguments: &["--print", "hi"],
         package: Some("@augmentcode/auggie"),
+        role: "main",
         programs: &[],
     },
     Start {
@@ -135,6 +166,7 @@ const STARTS: &[Start] = &[
         target: "node_modules/codebuff/index.js",
         arguments: &["hi"],
         package: Some("codebuff"),
+        role: "main",
         programs: &[],
     },
     Start {
@@ -143,15 +175,16 @@ const STARTS: &[Start] = &[
         target: "python/bin/aider",
         arguments: &["--message", "hi", "--no-git", "--yes-always", "--no-check-update", "--model", "gpt-4o"],
         package: None,
+        role: "main",
         programs: &[],
     },
 ];
 
 /// Seconds that an agent without its network may take.
-const LIMIT: &str = "12";
+const LIMIT: &str = "15";
 
 /// How many run at the same time.
-const AT_ONCE: usize = 5;
+const AT_ONCE: usize = 6;
 
 fn lab() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/lab/lab").canonicalize().unwrap()
@@ -173,9 +206,11 @@ fn version(agents: &Path, package: &str) -> String {
 
 /// Starts one, waits until it and all that it started has ended, and says what is wrong with its rows.
 fn start(recorder: &Recorder, agents: &Path, folder: &Path, start: &Start) -> Result<(), String> {
+    let folder = folder.join(format!("{}-{}", start.command, start.role));
+    std::fs::create_dir(&folder).unwrap();
     let link = folder.join(start.command);
     symlink(agents.join(start.target), &link).unwrap();
-    let out = folder.join(format!("{}-out", start.command));
+    let out = folder.join("out");
     let output =
         Command::new(lab()).arg("start").arg(&out).arg(LIMIT).arg(&link).args(start.arguments).output().unwrap();
     let log = || std::fs::read_to_string(out.join("agent.log")).unwrap_or_default();
@@ -194,7 +229,7 @@ fn start(recorder: &Recorder, agents: &Path, folder: &Path, start: &Start) -> Re
     };
     let wanted = start.package.map(|package| version(agents, package));
     let is = |column: &str| row[column].as_deref();
-    if (is("agent"), is("version"), is("role")) != (Some(start.agent), wanted.as_deref(), Some("main")) {
+    if (is("agent"), is("version"), is("role")) != (Some(start.agent), wanted.as_deref(), Some(start.role)) {
         return Err(format!("{} {wanted:?}: {row:?}\n{}", start.agent, log()));
     }
     let of_it = format!("agent_id = {}", is("agent_id").unwrap());
@@ -232,11 +267,12 @@ fn real_agents_are_found_once_each_with_their_version() {
         assert_eq!(start.agent, "aider", "{} is not installed", start.target);
         support::skipped(test, start.agent);
     }
-    let waiting = Mutex::new(there);
+    // Those that take long come first.
+    let waiting = Mutex::new(there.into_iter());
     let failures = Mutex::new(Vec::new());
     let work = || {
         loop {
-            let Some(next) = waiting.lock().unwrap().pop() else { return };
+            let Some(next) = waiting.lock().unwrap().next() else { return };
             if let Err(failure) = start(&recorder, &agents, &folder, next) {
                 failures.lock().unwrap().push(failure);
             }
