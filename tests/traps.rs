@@ -45,7 +45,7 @@ const AGENT: &str = "/node_modules/@anthropic-ai/claude-code/bin/claude.exe";
 /// The folder that stands for `/`.
 struct Root {
     root: PathBuf,
-    /// Where the programs are that stand in for others.
+    /// Where the program is that stands in for others.
     programs: Rc<tempfile::TempDir>,
 }
 
@@ -53,12 +53,8 @@ impl Root {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().canonicalize().unwrap();
-        // By another program: a copy open for writing here would be inherited by what another test starts at that
-        // moment, and could not be run (ETXTBSY).
-        for program in ["true", "sleep"] {
-            let copied = Command::new("cp").arg("-L").arg(format!("/bin/{program}")).arg(root.join(program)).status();
-            assert!(copied.unwrap().success());
-        }
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/programs/stand_in.c");
+        assert!(Command::new("cc").arg(source).arg("-o").arg(root.join("stand_in")).status().unwrap().success());
         fs::create_dir(root.join("work")).unwrap();
         Self { root, programs: Rc::new(folder) }
     }
@@ -81,11 +77,11 @@ impl Root {
         at
     }
 
-    /// Puts the program that ends at once there, or the one that sleeps.
-    fn place(&self, program: &str, path: &str) -> PathBuf {
+    /// Puts the program there that stands in for all.
+    fn place(&self, path: &str) -> PathBuf {
         let at = self.parent_of(path);
         if !at.exists() {
-            fs::hard_link(self.programs.path().join(program), &at).unwrap();
+            fs::hard_link(self.programs.path().join("stand_in"), &at).unwrap();
         }
         at
     }
@@ -100,7 +96,7 @@ impl Root {
         let mut cwd = self.root.join("work");
         if let Some(script) = &process.script {
             // What is in it does not matter: what stands in for the interpreter does not read it.
-            let real = self.place("true", script);
+            let real = self.place(script);
             let relative = |argument: &&String| script.ends_with(&format!("/{argument}"));
             if let Some(link) = process.argv.iter().take(4).skip(1).find(|argument| argument.starts_with('/')) {
                 let at = self.parent_of(link);
@@ -112,7 +108,7 @@ impl Root {
                 cwd = self.at(script.strip_suffix(argument.as_str()).unwrap());
             }
         }
-        let mut command = Command::new(self.place("true", &process.exe));
+        let mut command = Command::new(self.place(&process.exe));
         let argv: Vec<String> = process.argv.iter().map(|argument| self.argument(argument)).collect();
         command.arg0(&argv[0]).args(&argv[1..]).current_dir(cwd).stdin(Stdio::null()).stdout(Stdio::null());
         command
@@ -122,7 +118,7 @@ impl Root {
     fn agents(&self, recorder: &Recorder) -> Vec<Row> {
         let fence = self.root.join("fence");
         fs::create_dir_all(&fence).unwrap();
-        assert!(Command::new(self.place("true", AGENT)).current_dir(&fence).status().unwrap().success());
+        assert!(Command::new(self.place(AGENT)).current_dir(&fence).status().unwrap().success());
         let after = format!("SELECT count(*) FROM ai_agents WHERE cwd = '{}'", fence.display());
         recorder.wait_for(&after, "1");
         let root = self.root.display();
@@ -212,7 +208,7 @@ fn a_prompt_makes_no_second_agent() {
     let recorder = recorder();
     let work = root.root.join("work");
     for prompt in ["use gemini", "/usr/bin/gemini", "codex exec"] {
-        let mut claude = Command::new(root.place("true", AGENT));
+        let mut claude = Command::new(root.place(AGENT));
         ended(claude.arg0("claude").args(["-p", prompt]).current_dir(&work).spawn().unwrap());
     }
     let agents: Vec<_> =
@@ -234,54 +230,55 @@ fn what_only_looks_like_an_agent_is_none() {
         ended(command.spawn().unwrap_or_else(|error| panic!("{argv:?}: {error}")));
     };
     let file = root.at("/home/u/.claude/x");
-    run(&root.place("true", "/usr/bin/vim"), &["vim", file.to_str().unwrap()]);
-    run(&root.place("true", "/home/claude/bin/x"), &["x"]);
-    run(&root.place("true", "/home/claude/bin/claude"), &["claude"]);
+    run(&root.place("/usr/bin/vim"), &["vim", file.to_str().unwrap()]);
+    run(&root.place("/home/claude/bin/x"), &["x"]);
+    run(&root.place("/home/claude/bin/claude"), &["claude"]);
     fs::write(work.join("codex"), "codex\n").unwrap();
     run(Path::new("/bin/grep"), &["grep", "-rq", "codex", "."]);
-    run(&root.place("true", "/usr/local/bin/goose"), &["goose", "postgres", "up"]);
-    run(&root.place("true", "/usr/local/bin/goose"), &["goose", "status"]);
+    run(&root.place("/usr/local/bin/goose"), &["goose", "postgres", "up"]);
+    run(&root.place("/usr/local/bin/goose"), &["goose", "status"]);
 
     // The name that an agent's process gives itself is anybody's.
     let named = "import os; open('/proc/self/comm', 'w').write('MainThread'); os.system('true')";
     run(Path::new("/usr/bin/python3"), &["python3", "-c", named]);
-    run(&root.place("true", "/usr/bin/MainThread"), &["MainThread"]);
+    run(&root.place("/usr/bin/MainThread"), &["MainThread"]);
 
-    root.place("true", "/work/cursor/server.js");
-    let mut server = Command::new(root.place("true", "/usr/bin/node"));
+    root.place("/work/cursor/server.js");
+    let mut server = Command::new(root.place("/usr/bin/node"));
     ended(server.arg0("node").arg("server.js").current_dir(root.at("/work/cursor")).spawn().unwrap());
 
     for name in ["q", "pi", "amp", "crush", "claude"] {
         let script = root.parent_of(&format!("/home/u/bin/{name}"));
-        // By another program, as above.
+        // By another program: a file open for writing here would be inherited by what another test starts at that
+        // moment, and could not be run (ETXTBSY).
         let text = "#!/bin/sh\nexit 0\n";
         let write = Command::new("sh").args(["-c", "printf %s \"$1\" > \"$0\""]).arg(&script).arg(text).status();
         assert!(write.unwrap().success());
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
         run(&script, &[name]);
-        run(&root.place("true", "/usr/bin/python3"), &["python3", script.to_str().unwrap()]);
+        run(&root.place("/usr/bin/python3"), &["python3", script.to_str().unwrap()]);
     }
 
     // No arguments at all, not even a name; Command always passes one.
     let without = "import ctypes, sys\nnone = (ctypes.c_char_p * 1)(None)\n\
                    ctypes.CDLL(None).execve(sys.argv[1].encode(), none, none)\nsys.exit(1)";
     for path in ["/usr/bin/x", "/home/u/bin/codex"] {
-        let program = root.place("true", path);
+        let program = root.place(path);
         run(Path::new("/usr/bin/python3"), &["python3", "-c", without, program.to_str().unwrap()]);
     }
 
     // The kernel takes no string longer than 128 KiB: 1 MB is refused before anything runs.
-    let x = root.place("true", "/usr/bin/x");
+    let x = root.place("/usr/bin/x");
     let long = |length: usize| Command::new(&x).arg0("/codex".repeat(length / 6)).current_dir(&work).spawn();
     assert_eq!(long(1 << 20).unwrap_err().raw_os_error(), Some(libc::E2BIG));
     ended(long((128 << 10) - 6).unwrap());
 
     // A program whose file is gone, also when it is started again through what still runs.
-    let gone = root.place("sleep", "/home/u/bin/codex-gone");
-    let mut sleeps = Command::new(&gone).arg("60").current_dir(&work).spawn().unwrap();
+    let gone = root.place("/home/u/bin/codex-gone");
+    let mut sleeps = Command::new(&gone).env("STAND_IN_SECONDS", "60").current_dir(&work).spawn().unwrap();
     fs::remove_file(&gone).unwrap();
     let again = format!("/proc/{}/exe", sleeps.id());
-    run(Path::new(&again), &["codex", "0"]);
+    run(Path::new(&again), &["codex"]);
 
     let agents = root.agents(recorder);
     sleeps.kill().unwrap();
@@ -298,10 +295,10 @@ fn an_agent_is_one_though_its_arguments_or_its_file_are_missing() {
     let recorder = recorder();
     let work = root.root.join("work");
     let long = "x".repeat((128 << 10) - 1);
-    ended(Command::new(root.place("true", AGENT)).arg0(long).current_dir(&work).spawn().unwrap());
+    ended(Command::new(root.place(AGENT)).arg0(long).current_dir(&work).spawn().unwrap());
     let native = "/home/u/.local/share/claude/versions/1.2.3";
-    let program = root.place("sleep", native);
-    let mut sleeps = Command::new(&program).arg("60").current_dir(&work).spawn().unwrap();
+    let program = root.place(native);
+    let mut sleeps = Command::new(&program).env("STAND_IN_SECONDS", "60").current_dir(&work).spawn().unwrap();
     fs::remove_file(&program).unwrap();
     let running = format!("SELECT version FROM ai_agents WHERE cwd = '{}' AND processes = 1", work.display());
     recorder.wait_for(&running, "1.2.3");
