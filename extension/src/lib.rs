@@ -22,6 +22,7 @@ pub mod identify;
 mod inside;
 pub mod lock;
 pub mod log;
+mod meant;
 #[cfg(unix)]
 pub mod osquery;
 pub mod record;

@@ -26,6 +26,7 @@ const GENERIC: &[&str] = &[
     "bin",
     "build",
     "bundle",
+    "cli",
     "cli.js",
     "current",
     "dist",
@@ -115,7 +116,7 @@ impl Glob {
     }
 }
 
-fn is_generic(component: &str) -> bool {
+pub(super) fn is_generic(component: &str) -> bool {
     GENERIC.contains(&component) || is_interpreter(component)
 }
 
