@@ -134,6 +134,8 @@ fn file_name(path: &str) -> &str {
 }
 
 #[cfg(test)]
+mod cost;
+#[cfg(test)]
 mod facts;
 #[cfg(test)]
 mod malformed;

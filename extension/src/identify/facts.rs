@@ -260,3 +260,21 @@ fn an_explanation_tells_each_rule_and_why() {
     assert!(why("/n/node_modules/own/own", "own", &old).contains("not in the range >=2"));
     assert!(explain("/bin/ls", "ls", &world, None).is_none(), "nobody looks at it");
 }
+
+proptest::proptest! {
+    /// What holds for a process is also what it is looked for by, here and in the kernel.
+    #[test]
+    fn whatever_fits_is_a_candidate(
+        path in "(/(opt|own-agent|other-agent|node_modules|@example|own|extensions|example\\.own-1\\.2|bin|x)){1,8}",
+    ) {
+        thread_local!(static OWN: Catalogue = catalogue(
+            "name: own\ndetection:\n  packages: ['npm:@example/own', 'vsix:example.own']\n  \
+             exe_patterns: [{regex: '[/\\\\](own|other)-agent[/\\\\][^/]+$'}, {regex: '^/opt/(x/)?own/'}]\n",
+        ));
+        let facts = ProcessFacts { path: &path, exec_path: &path, argv: &[], script: None, parent_name: None };
+        let verdict = OWN.with(|own| own.explain(&facts, &NothingToAsk, Some("own")).remove(0).verdict);
+        if let Err(why) = verdict {
+            proptest::prop_assert!(!why.contains("looked for"), "{path}: {why}");
+        }
+    }
+}

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::glob::is_generic;
 use super::version::VersionSource;
-use super::{Ask, file_name};
+use super::{Ask, file_name, is_interpreter};
 
 /// A package of one of the registries.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +89,9 @@ impl Package {
                     }
                 })
             }
-            Registry::Pypi => real.then(|| distribution(file, &self.name, ask)).flatten().map(VersionSource::Known),
+            // Of an interpreter its script is asked for.
+            Registry::Pypi if !real || is_interpreter(file) => None,
+            Registry::Pypi => distribution(file, &self.name, ask).map(VersionSource::Known),
             Registry::Vsix => vsix_version(file, &self.name).map(VersionSource::Known),
         }
     }

@@ -42,8 +42,8 @@ const ENVIRONMENT_BYTES: u64 = 1 << 20;
 /// Names of a directory that are looked at.
 const NAMES_MOST: usize = 10_000;
 
-/// What signatures ask for of a process that has started a program. All of it is read with its user's rights, and when
-/// it is asked for.
+/// What signatures ask for of a process that has started a program, read when it is asked for; files with its user's
+/// rights.
 pub(super) struct Asked<'a> {
     pid: u32,
     exec: &'a Exec,
