@@ -97,19 +97,25 @@ pub(crate) struct Mistake {
 
 /// Reads a text.
 pub(crate) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Mistake> {
-    let options = serde_saphyr::options! {
+    serde_saphyr::from_str_with_options(text, options()).map_err(|error| {
+        // Which key it is about costs as much as all the rest: asked for when there is a mistake.
+        let mut key = String::new();
+        let again = serde_saphyr::with_deserializer_from_str_with_options(text, options(), |deserializer| {
+            let mut track = Track::new();
+            let read = T::deserialize(serde_path_to_error::Deserializer::new(deserializer, &mut track));
+            read.inspect_err(|_| key = key_of(&track.path()))
+        });
+        mistake(&again.err().unwrap_or(error), &key)
+    })
+}
+
+fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
         with_snippet: false,
         // A file has some hundred short texts; what needs more than this is an attack on memory.
         budget: serde_saphyr::budget! { max_nodes: 20_000, max_depth: 16, max_aliases: 256, max_anchors: 64 },
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 20_000, max_replay_stack_depth: 8 },
-    };
-    let mut key = String::new();
-    let read = serde_saphyr::with_deserializer_from_str_with_options(text, options, |deserializer| {
-        let mut track = Track::new();
-        let read = T::deserialize(serde_path_to_error::Deserializer::new(deserializer, &mut track));
-        read.inspect_err(|_| key = key_of(&track.path()))
-    });
-    read.map_err(|error| mistake(&error, &key))
+    }
 }
 
 /// A key as people write it: `detection.names[0]`.

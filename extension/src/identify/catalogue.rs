@@ -325,7 +325,11 @@ pub(super) fn text_of(argv: &[String], most: usize) -> String {
         if index > 0 {
             text.push(' ');
         }
-        text.extend(argument.chars().take(MAX_ARGUMENT).map(|c| if c.is_whitespace() { '_' } else { c }));
+        if argument.len() <= MAX_ARGUMENT && !argument.contains(char::is_whitespace) {
+            text.push_str(argument);
+        } else {
+            text.extend(argument.chars().take(MAX_ARGUMENT).map(|c| if c.is_whitespace() { '_' } else { c }));
+        }
     }
     text
 }

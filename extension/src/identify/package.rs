@@ -12,12 +12,15 @@ use super::glob::is_generic;
 use super::version::VersionSource;
 use super::{Ask, file_name, is_interpreter};
 
+/// Where npm puts packages.
+const MODULES: &str = "/node_modules/";
+
 /// A package of one of the registries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Package {
     written: Box<str>,
     registry: Registry,
-    /// As it is compared.
+    /// As it is compared: of npm the end of its directory.
     name: Box<str>,
 }
 
@@ -41,7 +44,7 @@ impl Package {
         let (registry, name) = match registry {
             "npm" => {
                 let (scope, rest) = name.strip_prefix('@').and_then(|name| name.split_once('/')).unwrap_or(("s", name));
-                (word(scope) && word(rest)).then(|| (Registry::Npm, name.to_owned())).ok_or(FORM)?
+                (word(scope) && word(rest)).then(|| (Registry::Npm, format!("{MODULES}{name}"))).ok_or(FORM)?
             }
             "pypi" => word(name).then(|| (Registry::Pypi, normalised(name))).ok_or(FORM)?,
             "vsix" => {
@@ -60,7 +63,9 @@ impl Package {
     /// Components that a path of it has. None when what it has is everybody's.
     pub(super) fn literals(&self) -> Vec<String> {
         match self.registry {
-            Registry::Npm => self.name.split('/').filter(|part| !is_generic(part)).map(str::to_owned).collect(),
+            Registry::Npm => {
+                self.name.split('/').filter(|part| !part.is_empty() && !is_generic(part)).map(str::to_owned).collect()
+            }
             // The environment that a tool has for itself is named so, and mostly the script.
             Registry::Pypi => {
                 let underscored = self.name.replace('-', "_");
@@ -81,7 +86,7 @@ impl Package {
         match self.registry {
             Registry::Npm => {
                 let directory = npm_directory(file)?;
-                directory.ends_with(&format!("/node_modules/{}", self.name)).then(|| {
+                directory.ends_with(&*self.name).then(|| {
                     if directory.starts_with('/') {
                         VersionSource::PackageJson(Path::new(directory).join("package.json"))
                     } else {
@@ -99,7 +104,6 @@ impl Package {
 
 /// The directory of the innermost package around a file.
 fn npm_directory(file: &str) -> Option<&str> {
-    const MODULES: &str = "/node_modules/";
     let begin = file.rfind(MODULES)? + MODULES.len();
     let behind = file.get(begin..)?;
     let parts = if behind.starts_with('@') { 2 } else { 1 };

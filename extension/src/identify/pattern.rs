@@ -99,7 +99,13 @@ fn weight(hir: &Hir) -> usize {
 
 /// What a path is held against.
 #[derive(Debug)]
-pub(super) enum Pattern {
+pub(super) struct Pattern {
+    form: Form,
+    names_directory: bool,
+}
+
+#[derive(Debug)]
+enum Form {
     Glob(Glob),
     Regex {
         expression: Expression,
@@ -110,43 +116,42 @@ pub(super) enum Pattern {
 
 impl Pattern {
     pub(super) fn glob(text: &str) -> Self {
-        Self::Glob(Glob::new(text))
+        let glob = Glob::new(text);
+        Self { names_directory: glob.names_directory(), form: Form::Glob(glob) }
     }
 
     pub(super) fn regex(text: &str) -> Result<Self, String> {
         let (expression, hir) = Expression::parse(text)?;
-        let shapes = shapes(&hir).iter().map(|shape| Glob::new(&glob_of(shape))).collect();
-        Ok(Self::Regex { expression, shapes })
+        let shapes: Vec<Glob> = shapes(&hir).iter().map(|shape| Glob::new(&glob_of(shape))).collect();
+        let names_directory = shapes.iter().all(Glob::names_directory);
+        Ok(Self { form: Form::Regex { expression, shapes }, names_directory })
     }
 
     pub(super) fn matches(&self, path: &str) -> bool {
-        match self {
-            Self::Glob(glob) => glob.matches(path),
-            Self::Regex { expression, .. } => expression.is_match(path),
+        match &self.form {
+            Form::Glob(glob) => glob.matches(path),
+            Form::Regex { expression, .. } => expression.is_match(path),
         }
     }
 
     /// Components of which every match has one whole; none when there are no such.
     pub(super) fn literals(&self) -> Option<Vec<&str>> {
-        match self {
-            Self::Glob(glob) => glob.literal().map(|literal| vec![literal]),
-            Self::Regex { shapes, .. } => shapes.iter().map(Glob::literal).collect(),
+        match &self.form {
+            Form::Glob(glob) => glob.literal().map(|literal| vec![literal]),
+            Form::Regex { shapes, .. } => shapes.iter().map(Glob::literal).collect(),
         }
     }
 
     /// Whether every match names a directory that is not every program's.
     pub(super) fn names_directory(&self) -> bool {
-        match self {
-            Self::Glob(glob) => glob.names_directory(),
-            Self::Regex { shapes, .. } => shapes.iter().all(Glob::names_directory),
-        }
+        self.names_directory
     }
 
     /// As it was written.
     pub(super) fn as_str(&self) -> &str {
-        match self {
-            Self::Glob(glob) => glob.as_str(),
-            Self::Regex { expression, .. } => expression.as_str(),
+        match &self.form {
+            Form::Glob(glob) => glob.as_str(),
+            Form::Regex { expression, .. } => expression.as_str(),
         }
     }
 }
@@ -250,9 +255,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn globs(regex: &str) -> Vec<String> {
-        match Pattern::regex(regex).unwrap() {
-            Pattern::Regex { shapes, .. } => shapes.iter().map(|glob| glob.as_str().to_owned()).collect(),
-            Pattern::Glob(_) => unreachable!(),
+        match Pattern::regex(regex).unwrap().form {
+            Form::Regex { shapes, .. } => shapes.iter().map(|glob| glob.as_str().to_owned()).collect(),
+            Form::Glob(_) => unreachable!(),
         }
     }
 
@@ -313,8 +318,8 @@ mod tests {
         fn what_matches_fits_a_shape(regex in "[ab/.^$|?*()\\[\\]\\\\]{0,12}", text in "[ab/\\\\]{0,10}") {
             // A path of Linux has no `\` where expressions for all systems have a separator.
             prop_assume!(!text.contains('\\'));
-            if let Ok(pattern @ Pattern::Regex { .. }) = Pattern::regex(&regex) {
-                let Pattern::Regex { shapes, .. } = &pattern else { unreachable!() };
+            if let Ok(pattern) = Pattern::regex(&regex) {
+                let Form::Regex { shapes, .. } = &pattern.form else { unreachable!() };
                 if pattern.matches(&text) {
                     prop_assert!(shapes.iter().any(|glob| glob.matches(&text)), "{regex} {text} {shapes:?}");
                 }
