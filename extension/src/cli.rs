@@ -1,6 +1,7 @@
 //! The command line.
 
 mod settings;
+mod signatures;
 
 use std::ffi::OsString;
 use std::io;
@@ -22,6 +23,7 @@ use agentquery::shell::{Backend, Error, describe, repl};
 use agentquery::{demo, doctor, export, install, log};
 use anyhow::{Context as _, anyhow};
 use clap::{ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use signatures::SignaturesCommand;
 use tracing::level_filters::LevelFilter;
 
 /// Where a recorder keeps its state.
@@ -168,6 +170,9 @@ Example: agentquery export --since 7d --tables agent_file_ops --format csv files
     /// Check the configuration, or show the settings that hold
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// List the signatures of agents, check files of them, or explain what a process would be taken for
+    #[command(subcommand)]
+    Signatures(SignaturesCommand),
     /// Say what works on this machine, what does not, and how to mend it
     Doctor {
         /// Write JSON
@@ -413,6 +418,10 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
         Command::Run { socket } => serve(&recording, socket),
         Command::Config(ConfigCommand::Check) => settings::check(&recording),
         Command::Config(ConfigCommand::Show) => settings::show(&recording, &matches, &mut io::stdout().lock()),
+        Command::Signatures(command) => {
+            let (settings, _) = recording.settings(Config::load(recording.config.as_deref())?, None);
+            signatures::run(&command, &settings.signature_dirs)
+        }
         Command::Doctor { json } => {
             let (config, fault) = recording.config_or_fault();
             let (settings, place) = recording.settings(config, None);

@@ -11,15 +11,23 @@
 
 mod builtin;
 mod catalogue;
+mod compile;
+mod explain;
 mod format;
 mod glob;
 mod interpreter;
+mod package;
+mod pattern;
+#[cfg(test)]
+mod schema;
 mod signature;
 mod version;
 
+use std::path::Path;
 use std::sync::Arc;
 
-pub use catalogue::{Catalogue, RULES};
+pub use catalogue::{Catalogue, Checked, RULES};
+pub use explain::{Rule, Trial};
 pub use format::{Category, SignatureError};
 pub(crate) use glob::Glob;
 pub use interpreter::{INTERPRETERS, is_interpreter, script_candidates};
@@ -47,6 +55,34 @@ pub struct ProcessFacts<'a> {
     pub parent_name: Option<&'a str>,
 }
 
+/// What is looked up about a process only when a signature that may fit wants to know it.
+pub trait Ask {
+    /// Whether its environment has a variable of that name.
+    fn has_variable(&self, name: &str) -> bool;
+    /// The names in a directory; none when it cannot be read.
+    fn names_in(&self, directory: &Path) -> Vec<String>;
+    /// A small file.
+    fn text(&self, file: &Path) -> Option<String>;
+}
+
+/// Nothing more is known than the facts.
+#[derive(Debug, Clone, Copy)]
+pub struct NothingToAsk;
+
+impl Ask for NothingToAsk {
+    fn has_variable(&self, _name: &str) -> bool {
+        false
+    }
+
+    fn names_in(&self, _directory: &Path) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn text(&self, _file: &Path) -> Option<String> {
+        None
+    }
+}
+
 /// What an agent's process is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
@@ -54,6 +90,8 @@ pub enum Role {
     Main,
     /// A server that sessions connect to.
     Daemon,
+    /// A process that the agent has for itself, and no session.
+    Helper,
 }
 
 impl Role {
@@ -63,6 +101,7 @@ impl Role {
         match self {
             Self::Main => "main",
             Self::Daemon => "daemon",
+            Self::Helper => "helper",
         }
     }
 }
@@ -80,6 +119,8 @@ pub struct Match {
     pub role: Role,
     /// Where the agent's version can be read.
     pub version: VersionSource,
+    /// It was started with a flag that means that it asks for no approval.
+    pub unattended: bool,
 }
 
 /// The components of a path that count, the last one first.
@@ -92,5 +133,11 @@ fn file_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
+#[cfg(test)]
+mod cost;
+#[cfg(test)]
+mod facts;
+#[cfg(test)]
+mod malformed;
 #[cfg(test)]
 mod tests;

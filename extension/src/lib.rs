@@ -24,6 +24,7 @@ mod inside;
 pub mod install;
 pub mod lock;
 pub mod log;
+mod meant;
 #[cfg(unix)]
 pub mod osquery;
 pub mod record;

@@ -46,19 +46,38 @@ pub enum TrustError {
 /// # Errors
 /// When it cannot be read or is not to be trusted.
 pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, TrustError> {
-    let failed = |source| TrustError::Read { file: path.into(), source };
-    let real = path.canonicalize().map_err(failed)?;
-    let file = open(&real).map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
-    if !metadata.is_file() {
-        return Err(TrustError::NotAFile { file: path.into() });
-    }
+    let (file, real) = open_file(path)?;
+    let metadata = file.metadata().map_err(|source| TrustError::Read { file: path.into(), source })?;
     if !is_safe(&metadata) {
         return Err(TrustError::Untrusted { file: path.into() });
     }
     if let Some(above) = real.parent() {
         directories(above)?;
     }
+    bytes(path, file, limit)
+}
+
+/// Reads a file of at most `limit` bytes, whoever may have changed it: for what is only looked at.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read_any(path: &Path, limit: u64) -> Result<Vec<u8>, TrustError> {
+    bytes(path, open_file(path)?.0, limit)
+}
+
+/// A regular file, and its real path.
+fn open_file(path: &Path) -> Result<(File, PathBuf), TrustError> {
+    let failed = |source| TrustError::Read { file: path.into(), source };
+    let real = path.canonicalize().map_err(failed)?;
+    let file = open(&real).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(TrustError::NotAFile { file: path.into() });
+    }
+    Ok((file, real))
+}
+
+fn bytes(path: &Path, file: File, limit: u64) -> Result<Vec<u8>, TrustError> {
+    let failed = |source| TrustError::Read { file: path.into(), source };
     let mut bytes = Vec::new();
     file.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > limit {

@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
-use serde_saphyr::{Location, Spanned};
+use serde_path_to_error::{Segment, Track};
+use serde_saphyr::{Error, Location, Spanned};
 
+use crate::meant::nearest;
 use crate::trust::{self, TrustError};
 
 /// Bytes that a file may have.
@@ -41,7 +43,15 @@ impl FileError {
 
 /// The text of a file that only root or this user can change.
 pub(crate) fn read(path: &Path) -> Result<String, FileError> {
-    let bytes = trust::read(path, MAX_FILE)?;
+    text(path, trust::read(path, MAX_FILE)?)
+}
+
+/// The text of any file, for one that only looks at it.
+pub(crate) fn read_any(path: &Path) -> Result<String, FileError> {
+    text(path, trust::read_any(path, MAX_FILE)?)
+}
+
+fn text(path: &Path, bytes: Vec<u8>) -> Result<String, FileError> {
     String::from_utf8(bytes).map_err(|bytes| {
         let valid = bytes.as_bytes().get(..bytes.utf8_error().valid_up_to()).unwrap_or_default();
         let line = valid.split(|byte| *byte == b'\n').count() as u64;
@@ -87,17 +97,57 @@ pub(crate) struct Mistake {
 
 /// Reads a text.
 pub(crate) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Mistake> {
-    let options = serde_saphyr::options! {
+    serde_saphyr::from_str_with_options(text, options()).map_err(|error| {
+        // Which key it is about costs as much as all the rest: asked for when there is a mistake.
+        let mut key = String::new();
+        let again = serde_saphyr::with_deserializer_from_str_with_options(text, options(), |deserializer| {
+            let mut track = Track::new();
+            let read = T::deserialize(serde_path_to_error::Deserializer::new(deserializer, &mut track));
+            read.inspect_err(|_| key = key_of(&track.path()))
+        });
+        mistake(&again.err().unwrap_or(error), &key)
+    })
+}
+
+fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
         with_snippet: false,
         // A file has some hundred short texts; what needs more than this is an attack on memory.
         budget: serde_saphyr::budget! { max_nodes: 20_000, max_depth: 16, max_aliases: 256, max_anchors: 64 },
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 20_000, max_replay_stack_depth: 8 },
+    }
+}
+
+/// A key as people write it: `detection.names[0]`.
+fn key_of(path: &serde_path_to_error::Path) -> String {
+    let part = |segment: &Segment| match segment {
+        Segment::Seq { index } => Some(format!("[{index}]")),
+        // `value` is no key of ours, but where serde-saphyr keeps what has a place.
+        Segment::Map { key } | Segment::Enum { variant: key } if key != "value" => Some(format!(".{key}")),
+        _ => None,
     };
-    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
-        let at = error.location().unwrap_or(Location::UNKNOWN);
-        let message = error.without_snippet().render_with_formatter(&serde_saphyr::UserMessageFormatter);
-        // The place stands apart already.
-        let place = format!(" at line {}, column {}", at.line(), at.column());
-        Mistake { at, message: message.strip_suffix(&place).unwrap_or(&message).to_owned() }
-    })
+    let key: String = path.iter().filter_map(part).collect();
+    key.strip_prefix('.').map_or(key.clone(), str::to_owned)
+}
+
+fn mistake(error: &Error, mut key: &str) -> Mistake {
+    let error = error.without_snippet();
+    let at = error.location().unwrap_or(Location::UNKNOWN);
+    let message = match error {
+        Error::SerdeUnknownField { field, expected, .. } => {
+            // It is said of what it is in.
+            key = key.strip_suffix(field.as_str()).map_or(key, |above| above.trim_end_matches('.'));
+            match nearest(field, expected.iter().copied()) {
+                Some(meant) => format!("unknown field `{field}`; did you mean {meant}?"),
+                None => format!("unknown field `{field}`, expected one of {}", expected.join(", ")),
+            }
+        }
+        error => {
+            let message = error.render_with_formatter(&serde_saphyr::UserMessageFormatter);
+            // The place stands apart already.
+            let place = format!(" at line {}, column {}", at.line(), at.column());
+            message.strip_suffix(&place).unwrap_or(&message).to_owned()
+        }
+    };
+    Mistake { at, message: if key.is_empty() { message } else { format!("{key}: {message}") } }
 }

@@ -65,7 +65,8 @@ pub(super) fn show(recording: &Recording, matches: &ArgMatches, out: &mut dyn Wr
     Ok(())
 }
 
-fn unless_closed(written: io::Result<()>) -> io::Result<()> {
+/// A reader that has seen enough, such as `head`, is no error.
+pub(super) fn unless_closed(written: io::Result<()>) -> io::Result<()> {
     written.or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
 }
 

@@ -5,12 +5,13 @@ use std::fs::DirEntry;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::explain::Trial;
 use super::format::SignatureError;
 use super::signature::{Score, Signature};
-use super::{ARGUMENTS, Match, ProcessFacts, builtin, is_interpreter, window};
+use super::{ARGUMENTS, Ask, Match, NothingToAsk, ProcessFacts, builtin, is_interpreter, window};
 use crate::record::rows::SignatureRow;
 use crate::trust::{self, TrustError};
-use crate::yaml;
+use crate::yaml::{self, FileError};
 
 /// Files that are read of one directory.
 const MAX_FILES: usize = 1000;
@@ -24,18 +25,32 @@ const MAX_ARGUMENT: usize = 512;
 /// The signatures that hold now.
 #[derive(Debug, Default)]
 pub struct Catalogue {
+    /// In the order of names.
     entries: Vec<Entry>,
     refused: Vec<Refused>,
+    /// Where each name is, while files are read.
+    by_name: HashMap<Box<str>, usize>,
     /// Which entries have a literal.
     by_literal: HashMap<Box<str>, Vec<usize>>,
     /// Entries that no literal points to: they are tried for every process.
     late: Vec<usize>,
 }
 
+/// What came of reading a file.
+#[derive(Debug)]
+pub struct Checked {
+    /// The file.
+    pub file: String,
+    /// What it says of the agent, or what is wrong with it.
+    pub result: Result<SignatureRow, SignatureError>,
+}
+
 #[derive(Debug)]
 struct Entry {
     signature: Arc<Signature>,
     source: String,
+    /// Which directory it is from; 0 for those that are compiled in.
+    origin: usize,
     replaces: Option<String>,
 }
 
@@ -61,16 +76,35 @@ impl Catalogue {
         for (name, text) in builtin::FILES {
             let source = format!("builtin:{name}");
             let compiled = Signature::compile(&source, text);
-            catalogue.add((*name).to_owned(), source, compiled);
+            catalogue.add((*name).to_owned(), source, compiled, 0);
         }
-        for dir in dirs {
-            catalogue.add_directory(dir);
+        for (index, dir) in dirs.iter().enumerate() {
+            catalogue.add_directory(dir, index + 1);
         }
         catalogue.index();
         catalogue
     }
 
-    fn add_directory(&mut self, dir: &Path) {
+    /// Reads files as a directory of signatures would be read, whoever may have written them, and tells of each.
+    #[must_use]
+    pub fn check(files: &[PathBuf]) -> Vec<Checked> {
+        let mut catalogue = Self::default();
+        for file in files {
+            let source = file.display().to_string();
+            let text = yaml::read_any(file).map_err(SignatureError::from);
+            catalogue.add(source.clone(), source.clone(), text.and_then(|text| Signature::compile(&source, &text)), 1);
+        }
+        let refused = catalogue.refused.into_iter().map(|refused| (refused.source, Err(refused.error)));
+        let loaded = catalogue.entries.into_iter().map(|entry| {
+            let row = entry.row();
+            (entry.source, Ok(row))
+        });
+        let mut checked: Vec<Checked> = refused.chain(loaded).map(|(file, result)| Checked { file, result }).collect();
+        checked.sort_by_key(|checked| files.iter().position(|file| file.display().to_string() == checked.file));
+        checked
+    }
+
+    fn add_directory(&mut self, dir: &Path, origin: usize) {
         let files = match signature_files(dir) {
             Ok(files) => files,
             Err(error) => return self.refuse(dir, error),
@@ -79,7 +113,7 @@ impl Catalogue {
             let source = file.display().to_string();
             let text = yaml::read(file).map_err(SignatureError::from);
             let compiled = text.and_then(|text| Signature::compile(&source, &text));
-            self.add(name_of(file), source, compiled);
+            self.add(name_of(file), source, compiled, origin);
         }
         if files.len() > MAX_FILES {
             self.refuse(dir, SignatureError::TooMany { dir: dir.into(), limit: MAX_FILES });
@@ -87,25 +121,31 @@ impl Catalogue {
     }
 
     fn refuse(&mut self, path: &Path, error: SignatureError) {
-        self.add(name_of(path), path.display().to_string(), Err(error));
+        self.add(name_of(path), path.display().to_string(), Err(error), 0);
     }
 
-    fn add(&mut self, name: String, source: String, compiled: Result<Signature, SignatureError>) {
+    fn add(&mut self, name: String, source: String, compiled: Result<Signature, SignatureError>, origin: usize) {
         let signature = match compiled {
             Ok(signature) => Arc::new(signature),
             Err(error) => return self.refused.push(Refused { name, source, error }),
         };
-        match self.entries.iter_mut().find(|entry| entry.signature.name == signature.name) {
-            Some(entry) => {
-                let replaces = Some(std::mem::replace(&mut entry.source, source));
-                entry.signature = signature;
-                entry.replaces = replaces;
-            }
-            None => self.entries.push(Entry { signature, source, replaces: None }),
+        let Some(index) = self.by_name.get(&*signature.name).copied() else {
+            self.by_name.insert((*signature.name).into(), self.entries.len());
+            return self.entries.push(Entry { signature, source, origin, replaces: None });
+        };
+        let Some(entry) = self.entries.get_mut(index) else { return };
+        if entry.origin == origin {
+            // Which of the two is meant nobody can know: the first one stays, so that it is the same at every start.
+            let error = twice(&signature, &source, &entry.source);
+            return self.refused.push(Refused { name, source, error });
         }
+        entry.replaces = Some(std::mem::replace(&mut entry.source, source));
+        entry.signature = signature;
+        entry.origin = origin;
     }
 
     fn index(&mut self) {
+        self.by_name = HashMap::new();
         self.entries.sort_by(|a, b| a.signature.name.cmp(&b.signature.name));
         for (index, entry) in self.entries.iter().enumerate() {
             let (literals, late) = entry.signature.literals();
@@ -118,20 +158,16 @@ impl Catalogue {
         }
     }
 
-    /// Which agent a process is; `None` for all others.
+    /// Which agent a process is, by its facts alone; `None` for all others.
     #[must_use]
     pub fn identify(&self, facts: &ProcessFacts) -> Option<Match> {
-        let mut candidates = BTreeSet::<usize>::new();
-        let mut look_up = |path: &str| {
-            for indices in window(path).filter_map(|component| self.by_literal.get(component)) {
-                candidates.extend(indices);
-            }
-        };
-        look_up(facts.path);
-        if is_interpreter(facts.path) {
-            facts.argv.iter().take(ARGUMENTS).skip(1).for_each(|argument| look_up(argument));
-        }
-        candidates.extend(&self.late);
+        self.identify_asking(facts, &NothingToAsk)
+    }
+
+    /// Which agent a process is; `None` for all others. What a signature wants to know beyond the facts is asked for.
+    #[must_use]
+    pub fn identify_asking(&self, facts: &ProcessFacts, ask: &dyn Ask) -> Option<Match> {
+        let candidates = self.candidates(facts);
         if candidates.is_empty() {
             return None;
         }
@@ -139,11 +175,55 @@ impl Catalogue {
         let (signature, score) = candidates
             .into_iter()
             .filter_map(|index| self.entries.get(index))
-            .filter_map(|entry| Some((&entry.signature, entry.signature.score(facts, &argv)?)))
+            .filter_map(|entry| Some((&entry.signature, entry.signature.score(facts, &argv, ask)?)))
             // The first of equals, in the order of names: the same answer every time.
             .reduce(|best, other| if other.1.confidence > best.1.confidence { other } else { best })?;
-        let Score { confidence, evidence, role, version } = score;
-        Some(Match { signature: signature.clone(), confidence, evidence, role, version })
+        Some(matched(signature, score))
+    }
+
+    /// Entries that a process may fit.
+    fn candidates(&self, facts: &ProcessFacts) -> BTreeSet<usize> {
+        let mut candidates = BTreeSet::<usize>::new();
+        for component in looked_up(facts) {
+            if let Some(indices) = self.by_literal.get(component) {
+                candidates.extend(indices);
+            }
+        }
+        candidates.extend(&self.late);
+        candidates
+    }
+
+    /// Holds all signatures that a process may fit against it, or the named one, and tells what came of it.
+    #[must_use]
+    pub fn explain(&self, facts: &ProcessFacts, ask: &dyn Ask, named: Option<&str>) -> Vec<Trial> {
+        let argv = argv_text(facts.argv);
+        let candidates = self.candidates(facts);
+        let entries = self.entries.iter().enumerate().filter(|(index, entry)| match named {
+            Some(name) => *entry.signature.name == *name,
+            None => candidates.contains(index),
+        });
+        let mut trials: Vec<Trial> = entries
+            .map(|(index, entry)| {
+                let signature = &entry.signature;
+                let rules = signature.rules_for(facts, ask);
+                let verdict = match signature.score(facts, &argv, ask) {
+                    Some(_) if !candidates.contains(&index) => Err("no component of the path is one by which it is                                                                     looked for, so that the kernel does not tell of it"
+                        .to_owned()),
+                    Some(score) => Ok(matched(signature, score)),
+                    None => Err(signature.why_not(&rules)),
+                };
+                Trial { signature: Arc::clone(signature), rules, verdict }
+            })
+            .collect();
+        // The best first; of equals the first by name, as `identify` has it.
+        trials.sort_by_key(|trial| std::cmp::Reverse(trial.verdict.as_ref().map_or(0, |found| found.confidence)));
+        trials
+    }
+
+    /// What signatures are looked up by: the last components of the path, and of the first arguments of an interpreter.
+    #[must_use]
+    pub fn components<'a>(facts: &ProcessFacts<'a>) -> Vec<&'a str> {
+        looked_up(facts).collect()
     }
 
     /// The signatures that hold.
@@ -196,6 +276,7 @@ impl Entry {
         if let Some(replaces) = &self.replaces {
             remarks.push(format!("replaces {replaces}"));
         }
+        remarks.extend(signature.left_out.iter().cloned());
         for pattern in &late {
             remarks.push(format!("recognised late: {pattern} has no whole path component that is the agent's own"));
         }
@@ -216,15 +297,39 @@ impl Entry {
     }
 }
 
-/// The first arguments as `argv_patterns` sees them: joined by one space, white space inside an argument as `_`, so that
-/// the words of a prompt do not look like arguments.
-fn argv_text(argv: &[String]) -> String {
+fn matched(signature: &Arc<Signature>, score: Score) -> Match {
+    let Score { confidence, evidence, role, version, unattended } = score;
+    Match { signature: Arc::clone(signature), confidence, evidence, role, version, unattended }
+}
+
+fn looked_up<'a>(facts: &ProcessFacts<'a>) -> impl Iterator<Item = &'a str> {
+    let arguments = if is_interpreter(facts.path) { facts.argv } else { &[] };
+    window(facts.path).chain(arguments.iter().take(ARGUMENTS).skip(1).flat_map(|argument| window(argument)))
+}
+
+fn twice(signature: &Signature, source: &str, first: &str) -> SignatureError {
+    let message = format!("name: {} is the name in {first} too; give one of them another name", signature.name);
+    FileError::at(source, signature.at, message).into()
+}
+
+/// The first arguments as `argv_patterns` sees them.
+pub(super) fn argv_text(argv: &[String]) -> String {
+    text_of(argv, ARGUMENTS)
+}
+
+/// Arguments as expressions see them: joined by one space, white space inside an argument as `_`, so that the words of a
+/// prompt do not look like arguments.
+pub(super) fn text_of(argv: &[String], most: usize) -> String {
     let mut text = String::new();
-    for (index, argument) in argv.iter().take(ARGUMENTS).enumerate() {
+    for (index, argument) in argv.iter().take(most).enumerate() {
         if index > 0 {
             text.push(' ');
         }
-        text.extend(argument.chars().take(MAX_ARGUMENT).map(|c| if c.is_whitespace() { '_' } else { c }));
+        if argument.len() <= MAX_ARGUMENT && !argument.contains(char::is_whitespace) {
+            text.push_str(argument);
+        } else {
+            text.extend(argument.chars().take(MAX_ARGUMENT).map(|c| if c.is_whitespace() { '_' } else { c }));
+        }
     }
     text
 }

@@ -5,7 +5,8 @@
 
 use super::interpreter::is_interpreter;
 
-/// Components that stand in the paths of every program: they say nothing, and as literals would mark all of them.
+/// Components that stand in the paths of every program: they say nothing, and as literals would mark all of them. In order,
+/// for they are searched.
 const GENERIC: &[&str] = &[
     ".bin",
     ".cache",
@@ -26,6 +27,7 @@ const GENERIC: &[&str] = &[
     "bin",
     "build",
     "bundle",
+    "cli",
     "cli.js",
     "current",
     "dist",
@@ -115,8 +117,8 @@ impl Glob {
     }
 }
 
-fn is_generic(component: &str) -> bool {
-    GENERIC.contains(&component) || is_interpreter(component)
+pub(super) fn is_generic(component: &str) -> bool {
+    GENERIC.binary_search(&component).is_ok() || is_interpreter(component)
 }
 
 #[cfg(test)]
@@ -142,6 +144,11 @@ mod tests {
         assert!(!matches("*ab*ab*", "xabx"));
         assert!(!matches("/a.b", "/aXb"), "a dot is a dot");
         assert!(matches("/é/*", "/é/ü"));
+    }
+
+    #[test]
+    fn components_of_everybody_are_in_order() {
+        assert!(GENERIC.is_sorted());
     }
 
     #[test]

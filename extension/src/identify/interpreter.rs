@@ -7,13 +7,13 @@ use super::{ARGUMENTS, file_name};
 
 /// File names of interpreters, as the image that runs has them. The kernel compares whole names, so versions are listed.
 /// `env` is one: of a script that begins with `#!/usr/bin/env node` it is the first image, and what it does is the
-/// agent's already.
+/// agent's already. In the order of the alphabet, for it is searched at every start of a program.
 #[rustfmt::skip]
 pub const INTERPRETERS: &[&str] = &[
-    "env", "node", "nodejs", "node16", "node18", "node20", "node22", "node24", "node26",
-    "node-16", "node-18", "node-20", "node-22", "node-24", "node-26", "bun", "deno", "tsx", "npx",
-    "python", "python3", "python3.8", "python3.9", "python3.10", "python3.11", "python3.12", "python3.13",
-    "python3.14", "python3.14t", "python3.13t", "python3.15", "python3.16", "pypy3", "uv", "uvx",
+    "bun", "deno", "env", "node", "node-16", "node-18", "node-20", "node-22", "node-24", "node-26", "node16",
+    "node18", "node20", "node22", "node24", "node26", "nodejs", "npx", "pypy3", "python", "python3",
+    "python3.10", "python3.11", "python3.12", "python3.13", "python3.13t", "python3.14", "python3.14t",
+    "python3.15", "python3.16", "python3.8", "python3.9", "tsx", "uv", "uvx",
 ];
 
 /// Options of these interpreters that take the next argument as their value.
@@ -33,7 +33,7 @@ const SUBCOMMANDS: &[&str] = &["run", "x", "exec", "tool"];
 /// Whether the file name of a path is one of [`INTERPRETERS`].
 #[must_use]
 pub fn is_interpreter(path: &str) -> bool {
-    INTERPRETERS.contains(&file_name(path))
+    INTERPRETERS.binary_search(&file_name(path)).is_ok()
 }
 
 /// Those of `argv[1..=3]` that could be the script, the likeliest first: the first argument that is neither an option
@@ -110,6 +110,7 @@ mod tests {
 
     #[test]
     fn interpreters_by_their_whole_name() {
+        assert!(INTERPRETERS.is_sorted());
         assert!(is_interpreter("/usr/bin/python3.12"));
         assert!(is_interpreter("node"));
         assert!(!is_interpreter("/usr/bin/node-gyp"));

@@ -1,34 +1,34 @@
 //! A signature, compiled: what it holds a process for, and how sure that is.
 //!
-//! Rules are facts of two kinds. A path that names a directory of the agent's own decides alone. A file name, or a path
-//! that has only directories of everybody (`*/bin/aider`), does not: it needs a second fact, from the arguments, the
-//! parent or the interpreter.
+//! Rules are facts of two kinds. A path that names a directory of the agent's own, a package's above all, decides alone.
+//! A file name, or a path that has only directories of everybody (`*/bin/aider`), does not: it needs a second fact, from
+//! the arguments, the environment, the parent or the interpreter.
 
-use regex::{Regex, RegexBuilder};
-use serde_saphyr::{Location, Spanned};
+use semver::VersionReq;
+use serde_saphyr::Location;
 
-use super::format::{Category, File, Not, SignatureError, Texts, Version};
+use super::catalogue::text_of;
+use super::format::Category;
 use super::glob::Glob;
-use super::version::{self, From, VersionRule, VersionSource};
-use super::{ProcessFacts, Role, file_name, interpreter, is_interpreter, script_candidates};
+use super::package::Package;
+use super::pattern::{Expression, Pattern};
+use super::version::{self, VersionRule, VersionSource};
+use super::{Ask, ProcessFacts, Role, file_name, interpreter, is_interpreter, script_candidates};
 use crate::value::Text;
-use crate::yaml::{self, FileError};
 
 /// A path in a directory of the agent's own, or `python -m` with its module.
-const STRONG: u32 = 90;
+pub(super) const STRONG: u32 = 90;
 /// The same for a script whose path could not be resolved and is taken as it stands in argv.
-const STRONG_UNRESOLVED: u32 = 80;
+pub(super) const STRONG_UNRESOLVED: u32 = 80;
 /// A file name.
-const WEAK: u32 = 30;
+pub(super) const WEAK: u32 = 30;
 /// Each second fact.
-const SECOND: u32 = 20;
+pub(super) const SECOND: u32 = 20;
 /// What a match needs.
-const NEEDED: u32 = 50;
+pub(super) const NEEDED: u32 = 50;
 
-/// Entries that a list of a signature may have.
-const MAX_ENTRIES: usize = 256;
-/// Memory of a compiled expression.
-const MAX_REGEX: usize = 1 << 18;
+/// Arguments that may be a flag for `unattended`.
+const FLAGS: usize = 64;
 
 /// What an agent is called, how it is told and what is normal for it.
 #[derive(Debug)]
@@ -43,27 +43,39 @@ pub struct Signature {
     pub category: Category,
     /// Whether what its processes start belongs to it.
     pub child_process_tracking: bool,
+    /// Path patterns of the files in which it keeps its sessions; `~` is the user's home.
+    pub sessions: Vec<String>,
     /// Hosts that it is expected to talk to, with all below them.
     pub expected_endpoints: Vec<String>,
-    names: Vec<String>,
-    exe: Vec<Glob>,
-    script: Vec<Glob>,
-    script_names: Vec<String>,
-    script_modules: Vec<String>,
-    interpreters: Vec<Glob>,
-    argv: Vec<Regex>,
-    parents: Vec<String>,
-    not: Vec<Exclusion>,
-    daemon: Vec<Regex>,
-    version: Vec<VersionRule>,
+    /// Where its name stands in the file.
+    pub(super) at: Location,
+    pub(super) suspicious_if_not_in_list: bool,
+    pub(super) names: Vec<String>,
+    pub(super) exe: Vec<Pattern>,
+    pub(super) script: Vec<Pattern>,
+    pub(super) script_names: Vec<String>,
+    pub(super) script_modules: Vec<String>,
+    pub(super) interpreters: Vec<Glob>,
+    pub(super) packages: Vec<Package>,
+    pub(super) argv: Vec<Expression>,
+    pub(super) env: Vec<String>,
+    pub(super) parents: Vec<String>,
+    pub(super) versions: Option<VersionReq>,
+    pub(super) not: Vec<Exclusion>,
+    pub(super) daemon: Vec<Expression>,
+    pub(super) helper: Vec<Expression>,
+    pub(super) unattended: Vec<Expression>,
+    pub(super) version: Vec<VersionRule>,
+    /// What was left out of the file, for it says nothing.
+    pub(super) left_out: Vec<String>,
 }
 
 #[derive(Debug)]
-struct Exclusion {
-    argv0: Option<Glob>,
-    exe: Option<Glob>,
-    script: Option<Glob>,
-    argv: Option<Regex>,
+pub(super) struct Exclusion {
+    pub argv0: Option<Glob>,
+    pub exe: Option<Glob>,
+    pub script: Option<Glob>,
+    pub argv: Option<Expression>,
 }
 
 /// How well a process fits.
@@ -72,6 +84,7 @@ pub(super) struct Score {
     pub evidence: String,
     pub role: Role,
     pub version: VersionSource,
+    pub unattended: bool,
 }
 
 /// One fact: its weight, its rule for people, and the path that it is about.
@@ -79,86 +92,40 @@ struct Fact<'a> {
     weight: u32,
     evidence: String,
     subject: &'a str,
+    /// Where the fact itself tells the version.
+    version: VersionSource,
 }
 
 impl Signature {
-    /// Compiles one file's text. `source` is how messages call it.
-    pub(super) fn compile(source: &str, text: &str) -> Result<Self, SignatureError> {
-        let File {
-            name,
-            display_name,
-            vendor,
-            category,
-            detection,
-            roles,
-            version,
-            child_process_tracking,
-            network_endpoints,
-        } = yaml::parse_file(source, text)?;
-        let check = Check { source };
-        let detection_at = detection.referenced;
-        let detection = detection.value;
-        let signature = Self {
-            name: check.name(&name)?.into(),
-            display_name: check.text("display_name", &display_name)?.into(),
-            vendor: vendor.filter(|vendor| !vendor.is_empty()).map(Into::into),
-            category,
-            child_process_tracking,
-            expected_endpoints: check.each("expected", &network_endpoints.expected, Check::host)?,
-            names: check.each("names", &detection.names, Check::file_name)?,
-            exe: check.each("exe_patterns", &detection.exe_patterns, Check::path_glob)?,
-            script: check.each("script_patterns", &detection.script_patterns, Check::path_glob)?,
-            script_names: check.each("script_names", &detection.script_names, Check::file_name)?,
-            script_modules: check.each("script_modules", &detection.script_modules, Check::file_name)?,
-            interpreters: check.each("interpreters", &detection.interpreters, Check::glob)?,
-            argv: check.each("argv_patterns", &detection.argv_patterns, Check::regex)?,
-            parents: check.each("parent_hints", &detection.parent_hints, Check::file_name)?,
-            not: check.all("not", &detection.not, Check::exclusion)?,
-            daemon: check.each("daemon", &roles.daemon, Check::regex)?,
-            version: check.all("version", &version, Check::version)?,
-        };
-        signature.check_detection(&check, detection_at)?;
-        Ok(signature)
-    }
-
-    /// Rules that could never hold are a mistake, not a signature.
-    fn check_detection(&self, check: &Check, at: Location) -> Result<(), SignatureError> {
-        let second = !self.argv.is_empty() || !self.parents.is_empty();
-        let decides = |globs: &[Glob], second: bool| globs.iter().any(|glob| second || glob.names_directory());
-        let possible = decides(&self.exe, second)
-            || decides(&self.script, second || !self.interpreters.is_empty())
-            || !self.script_modules.is_empty()
-            || (second && !self.names.is_empty());
-        if possible {
-            return Ok(());
-        }
-        Err(check.wrong(
-            at,
-            "detection: nothing here can decide: give exe_patterns or script_patterns with a directory of the agent's \
-             own, or names together with argv_patterns or parent_hints",
-        ))
-    }
-
-    /// Path components of which every match has at least one; `Err` with the pattern for which there is none.
-    pub(super) fn literals(&self) -> (Vec<&str>, Vec<&str>) {
-        let mut literals: Vec<&str> = Vec::new();
+    /// Path components of which every match has at least one; and the rules for which there is none.
+    pub(super) fn literals(&self) -> (Vec<String>, Vec<&str>) {
+        let mut literals: Vec<String> = Vec::new();
         let mut late = Vec::new();
-        for glob in &self.exe {
-            match glob.literal() {
-                Some(literal) => literals.push(literal),
-                None => late.push(glob.as_str()),
+        let mut add = |found: Option<Vec<&str>>| match found {
+            Some(found) => {
+                literals.extend(found.into_iter().map(str::to_owned));
+                true
+            }
+            None => false,
+        };
+        for pattern in &self.exe {
+            if !add(pattern.literals()) {
+                late.push(pattern.as_str());
             }
         }
-        for glob in &self.script {
-            match glob.literal() {
-                Some(literal) => literals.push(literal),
-                None if self.script_names.is_empty() => late.push(glob.as_str()),
-                None => {}
+        for pattern in &self.script {
+            if !add(pattern.literals()) && self.script_names.is_empty() {
+                late.push(pattern.as_str());
             }
         }
-        literals.extend(self.names.iter().map(String::as_str));
-        literals.extend(self.script_names.iter().map(String::as_str));
-        literals.extend(self.script_modules.iter().map(String::as_str));
+        for package in &self.packages {
+            let of_package = package.literals();
+            if of_package.is_empty() {
+                late.push(package.as_str());
+            }
+            literals.extend(of_package);
+        }
+        literals.extend([&self.names, &self.script_names, &self.script_modules].into_iter().flatten().cloned());
         (literals, late)
     }
 
@@ -169,23 +136,32 @@ impl Signature {
 
     /// How many rules there are.
     pub(super) fn rules(&self) -> usize {
-        [self.names.len(), self.script_names.len(), self.script_modules.len(), self.parents.len()].iter().sum::<usize>()
-            + [self.exe.len(), self.script.len(), self.interpreters.len()].iter().sum::<usize>()
-            + [self.argv.len(), self.not.len()].iter().sum::<usize>()
+        [&self.names, &self.script_names, &self.script_modules, &self.parents, &self.env]
+            .map(Vec::len)
+            .iter()
+            .sum::<usize>()
+            + [self.exe.len(), self.script.len(), self.interpreters.len(), self.packages.len()].iter().sum::<usize>()
+            + [self.argv.len(), self.not.len(), usize::from(self.versions.is_some())].iter().sum::<usize>()
     }
 
-    /// Whether a host is one that this agent is expected to talk to; none when it says nothing of hosts.
+    /// Whether a host is one that this agent is expected to talk to; none when it says nothing of that host.
     #[must_use]
     pub fn is_expected(&self, host: &str) -> Option<bool> {
         let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-        let expected = || self.expected_endpoints.iter().any(|domain| is_at_or_below(&host, domain));
-        (!self.expected_endpoints.is_empty()).then(expected)
+        let expected = self.expected_endpoints.iter().any(|domain| is_at_or_below(&host, domain));
+        (expected || self.judges_endpoints()).then_some(expected)
     }
 
-    /// Holds the rules against a process; `argv` is what [`argv_text`](super::catalogue) made of its arguments.
-    pub(super) fn score(&self, facts: &ProcessFacts, argv: &str) -> Option<Score> {
-        let script = is_interpreter(facts.path).then(|| self.script(facts)).flatten();
-        let first = [self.executable(facts), script].into_iter().flatten().max_by_key(|fact| fact.weight)?;
+    /// Whether a host that is not listed is unexpected.
+    #[must_use]
+    pub fn judges_endpoints(&self) -> bool {
+        self.suspicious_if_not_in_list && !self.expected_endpoints.is_empty()
+    }
+
+    /// Holds the rules against a process; `argv` is what [`text_of`] made of its first arguments.
+    pub(super) fn score(&self, facts: &ProcessFacts, argv: &str, ask: &dyn Ask) -> Option<Score> {
+        let script = is_interpreter(facts.path).then(|| self.script(facts, ask)).flatten();
+        let first = [self.executable(facts, ask), script].into_iter().flatten().max_by_key(|fact| fact.weight)?;
         if self.not.iter().any(|not| not.holds(facts, argv)) {
             return None;
         }
@@ -200,6 +176,9 @@ impl Signature {
         if let Some(regex) = self.argv.iter().find(|regex| regex.is_match(argv)) {
             add("arguments match ", regex.as_str());
         }
+        if let Some(name) = self.env.iter().find(|name| ask.has_variable(name)) {
+            add("environment has ", name);
+        }
         if let Some(parent) = facts.parent_name.filter(|name| self.parents.iter().any(|hint| hint == name)) {
             add("parent is ", parent);
         }
@@ -211,41 +190,93 @@ impl Signature {
         if confidence < NEEDED {
             return None;
         }
-        let daemon = self.daemon.iter().any(|regex| regex.is_match(argv));
+        let mut version = match version::find(&self.version, first.subject) {
+            VersionSource::Unknown => first.version,
+            found => found,
+        };
+        if let Some(range) = &self.versions
+            && let Some(read) = version.read(ask)
+        {
+            if version::is_in(range, &read) == Some(false) {
+                return None;
+            }
+            evidence.push_str("; version is ");
+            evidence.push_str(&read);
+            version = VersionSource::Known(read);
+        }
+        let any = |expressions: &[Expression]| expressions.iter().any(|regex| regex.is_match(argv));
+        let role = if any(&self.helper) {
+            Role::Helper
+        } else if any(&self.daemon) {
+            Role::Daemon
+        } else {
+            Role::Main
+        };
         Some(Score {
             confidence: u8::try_from(confidence.min(100)).unwrap_or(100),
             evidence,
-            role: if daemon { Role::Daemon } else { Role::Main },
-            version: version::find(&self.version, first.subject),
+            role,
+            version,
+            unattended: self.is_unattended(facts.argv),
         })
     }
 
+    /// Whether a flag says that nobody is asked. It may stand behind a prompt, so that more arguments count here.
+    fn is_unattended(&self, argv: &[String]) -> bool {
+        if self.unattended.is_empty() {
+            return false;
+        }
+        let all = text_of(argv, FLAGS);
+        self.unattended.iter().any(|regex| regex.is_match(&all))
+    }
+
     /// The best fact about the executable.
-    fn executable<'a>(&self, facts: &ProcessFacts<'a>) -> Option<Fact<'a>> {
-        let by_path = best(&self.exe, facts.path, STRONG).map(|(weight, glob)| Fact {
-            weight,
-            evidence: format!("executable matches {glob}"),
-            subject: facts.path,
-        });
-        let by_name = || {
-            let name = self.names.iter().find(|name| *name == file_name(facts.path))?;
-            Some(Fact { weight: WEAK, evidence: format!("executable is named {name}"), subject: facts.path })
+    fn executable<'a>(&self, facts: &ProcessFacts<'a>, ask: &dyn Ask) -> Option<Fact<'a>> {
+        let subject = facts.path;
+        let fact = |weight, evidence| Fact { weight, evidence, subject, version: VersionSource::Unknown };
+        let by_path = best(&self.exe, subject, STRONG)
+            .map(|(weight, pattern)| fact(weight, format!("executable matches {pattern}")));
+        if by_path.as_ref().is_some_and(|fact| fact.weight == STRONG) {
+            return by_path;
+        }
+        let by_package = || {
+            let (package, version) =
+                self.packages.iter().find_map(|package| Some((package, package.has(subject, true, ask)?)))?;
+            let evidence = format!("executable is in {}", package.as_str());
+            Some(Fact { weight: STRONG, evidence, subject, version })
         };
-        by_path.or_else(by_name)
+        let by_name = || {
+            let name = self.names.iter().find(|name| *name == file_name(subject))?;
+            Some(fact(WEAK, format!("executable is named {name}")))
+        };
+        by_package().or(by_path).or_else(by_name)
     }
 
     /// The best fact about the script that an interpreter runs.
-    fn script<'a>(&self, facts: &ProcessFacts<'a>) -> Option<Fact<'a>> {
+    fn script<'a>(&self, facts: &ProcessFacts<'a>, ask: &dyn Ask) -> Option<Fact<'a>> {
         if !self.interpreters.is_empty() && !self.interpreters.iter().any(|glob| glob.matches(file_name(facts.path))) {
             return None;
         }
         if let Some(module) = interpreter::module(facts.argv) {
             let module = self.script_modules.iter().find(|name| *name == module)?;
-            return Some(Fact { weight: STRONG, evidence: format!("runs the module {module}"), subject: "" });
+            let evidence = format!("runs the module {module}");
+            return Some(Fact { weight: STRONG, evidence, subject: "", version: VersionSource::Unknown });
         }
-        let fact = |path: &'a str, strong| {
-            let (weight, glob) = best(&self.script, path, strong)?;
-            Some(Fact { weight, evidence: format!("script matches {glob}"), subject: path })
+        let fact = |subject: &'a str, strong| {
+            let by_path = best(&self.script, subject, strong).map(|(weight, pattern)| Fact {
+                weight,
+                evidence: format!("script matches {pattern}"),
+                subject,
+                version: VersionSource::Unknown,
+            });
+            if by_path.as_ref().is_some_and(|fact| fact.weight == strong) {
+                return by_path;
+            }
+            let real = facts.script == Some(subject);
+            let by_package = self.packages.iter().find_map(|package| Some((package, package.has(subject, real, ask)?)));
+            by_package.map_or(by_path, |(package, version)| {
+                Some(Fact { weight: strong, evidence: format!("script is in {}", package.as_str()), subject, version })
+            })
         };
         match facts.script {
             Some(path) => fact(path, STRONG),
@@ -255,7 +286,7 @@ impl Signature {
 }
 
 impl Exclusion {
-    fn holds(&self, facts: &ProcessFacts, argv: &str) -> bool {
+    pub(super) fn holds(&self, facts: &ProcessFacts, argv: &str) -> bool {
         let argv0 = facts.argv.first().map_or("", |name| file_name(name));
         self.argv0.as_ref().is_none_or(|glob| glob.matches(argv0))
             && self.exe.as_ref().is_none_or(|glob| glob.matches(facts.path))
@@ -264,12 +295,17 @@ impl Exclusion {
     }
 }
 
+/// What a pattern that fits is worth.
+pub(super) fn weight_of(pattern: &Pattern, strong: u32) -> u32 {
+    if pattern.names_directory() { strong } else { WEAK }
+}
+
 /// The pattern that fits and tells most.
-fn best<'a>(globs: &'a [Glob], path: &str, strong: u32) -> Option<(u32, &'a str)> {
-    globs
+fn best<'a>(patterns: &'a [Pattern], path: &str, strong: u32) -> Option<(u32, &'a str)> {
+    patterns
         .iter()
-        .filter(|glob| glob.matches(path))
-        .map(|glob| (if glob.names_directory() { strong } else { WEAK }, glob.as_str()))
+        .filter(|pattern| pattern.matches(path))
+        .map(|pattern| (weight_of(pattern, strong), pattern.as_str()))
         .max_by_key(|(weight, _)| *weight)
 }
 
@@ -277,132 +313,4 @@ fn best<'a>(globs: &'a [Glob], path: &str, strong: u32) -> Option<(u32, &'a str)
 #[must_use]
 pub fn is_at_or_below(host: &str, domain: &str) -> bool {
     host.strip_suffix(domain).is_some_and(|below| below.is_empty() || below.ends_with('.'))
-}
-
-/// Checks and compiles the texts of one file.
-struct Check<'a> {
-    source: &'a str,
-}
-
-impl Check<'_> {
-    fn wrong(&self, at: Location, message: impl Into<String>) -> SignatureError {
-        FileError::at(self.source, at, message).into()
-    }
-
-    /// Compiles a list.
-    fn all<F, T>(
-        &self,
-        field: &str,
-        entries: &[Spanned<F>],
-        compile: impl Fn(&Self, &str, &Spanned<F>) -> Result<T, SignatureError>,
-    ) -> Result<Vec<T>, SignatureError> {
-        if let Some(entry) = entries.get(MAX_ENTRIES) {
-            return Err(self.wrong(entry.referenced, format!("{field}: more than {MAX_ENTRIES} entries")));
-        }
-        entries.iter().map(|entry| compile(self, field, entry)).collect()
-    }
-
-    /// Compiles a list of texts.
-    fn each<T>(
-        &self,
-        field: &str,
-        entries: &Texts,
-        compile: impl Fn(&Self, &str, &Spanned<String>) -> Result<T, SignatureError>,
-    ) -> Result<Vec<T>, SignatureError> {
-        self.all(field, entries, |check, field, entry| {
-            check.text(field, entry)?;
-            compile(check, field, entry)
-        })
-    }
-
-    fn text<'t>(&self, field: &str, text: &'t Spanned<String>) -> Result<&'t str, SignatureError> {
-        let Some(problem) = yaml::problem(&text.value) else { return Ok(&text.value) };
-        Err(self.wrong(text.referenced, format!("{field}: {problem}")))
-    }
-
-    fn name<'t>(&self, name: &'t Spanned<String>) -> Result<&'t str, SignatureError> {
-        let fits = |text: &str| {
-            text.len() <= 64
-                && text.starts_with(|first: char| first.is_ascii_lowercase())
-                && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte))
-        };
-        if fits(&name.value) {
-            return Ok(&name.value);
-        }
-        let message = "name: must be 1 to 64 of a-z, 0-9, - and _, and begin with a letter";
-        Err(self.wrong(name.referenced, message))
-    }
-
-    fn file_name(&self, field: &str, text: &Spanned<String>) -> Result<String, SignatureError> {
-        if text.value.contains(['/', '*']) {
-            let message = format!("{field}: {:?} must be a whole file name, without / and *", text.value);
-            return Err(self.wrong(text.referenced, message));
-        }
-        Ok(text.value.clone())
-    }
-
-    fn host(&self, field: &str, text: &Spanned<String>) -> Result<String, SignatureError> {
-        Ok(yaml::host(self.source, field, text)?)
-    }
-
-    #[allow(clippy::unused_self, clippy::unnecessary_wraps, reason = "has the form of the other compilers")]
-    fn glob(&self, _field: &str, text: &Spanned<String>) -> Result<Glob, SignatureError> {
-        Ok(Glob::new(&text.value))
-    }
-
-    fn path_glob(&self, field: &str, text: &Spanned<String>) -> Result<Glob, SignatureError> {
-        if !text.value.starts_with(['/', '*']) {
-            let message = format!("{field}: {:?} must begin with / or *, for the whole path is compared", text.value);
-            return Err(self.wrong(text.referenced, message));
-        }
-        Ok(Glob::new(&text.value))
-    }
-
-    fn regex(&self, field: &str, text: &Spanned<String>) -> Result<Regex, SignatureError> {
-        RegexBuilder::new(&text.value).size_limit(MAX_REGEX).dfa_size_limit(MAX_REGEX).build().map_err(|error| {
-            // The crate draws the place over several lines; the last one says what is wrong.
-            let text_of = error.to_string();
-            let what = text_of.lines().last().unwrap_or_default().trim_start_matches("error: ");
-            self.wrong(text.referenced, format!("{field}: {:?} is not a regular expression: {what}", text.value))
-        })
-    }
-
-    fn exclusion(&self, field: &str, not: &Spanned<Not>) -> Result<Exclusion, SignatureError> {
-        let Not { argv0, exe, script, argv } = &not.value;
-        if argv0.is_none() && exe.is_none() && script.is_none() && argv.is_none() {
-            let message = format!("{field}: an empty entry would exclude everything");
-            return Err(self.wrong(not.referenced, message));
-        }
-        let path = |path: &Option<Spanned<String>>| path.as_ref().map(|p| self.path_glob(field, p)).transpose();
-        Ok(Exclusion {
-            argv0: argv0.as_ref().map(|text| self.glob(field, text)).transpose()?,
-            exe: path(exe)?,
-            script: path(script)?,
-            argv: argv.as_ref().map(|text| self.regex(field, text)).transpose()?,
-        })
-    }
-
-    fn version(&self, field: &str, rule: &Spanned<Version>) -> Result<VersionRule, SignatureError> {
-        let Version { of, path, package_json } = &rule.value;
-        let from = match (path, package_json) {
-            (Some(text), None) => {
-                let regex = self.regex(field, text)?;
-                if regex.captures_len() < 2 {
-                    let message = format!("{field}: {:?} has no group (...) around the version", text.value);
-                    return Err(self.wrong(text.referenced, message));
-                }
-                From::Path(regex)
-            }
-            (None, Some(text)) => {
-                self.text(field, text)?;
-                if text.value.starts_with('/') {
-                    let message = format!("{field}: package_json must be relative to the executable or script");
-                    return Err(self.wrong(text.referenced, message));
-                }
-                From::PackageJson(text.value.as_str().into())
-            }
-            _ => return Err(self.wrong(rule.referenced, format!("{field}: give one of path and package_json"))),
-        };
-        Ok(VersionRule { of: of.as_ref().map(|text| self.path_glob(field, text)).transpose()?, from })
-    }
 }

@@ -4,10 +4,12 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use regex::Regex;
+use semver::VersionReq;
 use serde::Deserialize;
 
+use super::Ask;
 use super::glob::Glob;
+use super::pattern::Expression;
 
 /// Where the version of an agent can be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +33,7 @@ pub(super) struct VersionRule {
 #[derive(Debug)]
 pub(super) enum From {
     /// The first group of an expression on the path.
-    Path(Regex),
+    Path(Expression),
     /// A file, relative to the directory of the executable or script.
     PackageJson(Box<str>),
 }
@@ -42,7 +44,7 @@ pub(super) fn find(rules: &[VersionRule], path: &str) -> VersionSource {
         .iter()
         .filter(|rule| rule.of.as_ref().is_none_or(|glob| glob.matches(path)))
         .find_map(|rule| match &rule.from {
-            From::Path(regex) => Some(VersionSource::Known(regex.captures(path)?.get(1)?.as_str().to_owned())),
+            From::Path(regex) => Some(VersionSource::Known(regex.group(path)?.to_owned())),
             From::PackageJson(relative) => beside(path, relative).map(VersionSource::PackageJson),
         })
         .unwrap_or(VersionSource::Unknown)
@@ -80,6 +82,35 @@ pub fn package_version(text: &str) -> Option<String> {
     plausible.then_some(version)
 }
 
+impl VersionSource {
+    /// The version, read where it has to be.
+    pub(super) fn read(&self, ask: &dyn Ask) -> Option<String> {
+        match self {
+            Self::Known(version) => Some(version.clone()),
+            Self::PackageJson(file) => package_version(&ask.text(file)?),
+            Self::Unknown => None,
+        }
+    }
+}
+
+/// Whether a version is in a range; none when it has no number. Only the first three numbers count, so that a
+/// pre-release is in the range of its release, and versions that are dates have an order too.
+pub(super) fn is_in(range: &VersionReq, version: &str) -> Option<bool> {
+    let mut numbers = [0; 3];
+    let plain = version.strip_prefix('v').unwrap_or(version);
+    let end = plain.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(plain.len());
+    let digits = plain.get(..end)?;
+    for (place, part) in digits.split('.').take(3).enumerate() {
+        match (part.parse(), numbers.get_mut(place)) {
+            (Ok(number), Some(slot)) => *slot = number,
+            _ if place == 0 => return None,
+            _ => break,
+        }
+    }
+    let [major, minor, patch] = numbers;
+    Some(range.matches(&semver::Version::new(major, minor, patch)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,6 +123,21 @@ mod tests {
         assert_eq!(beside("/x", "../../p"), None, "not above the root");
         assert_eq!(beside("a/x", "p"), None);
         assert_eq!(beside("", "p"), None);
+    }
+
+    #[test]
+    fn ranges() {
+        let is_in = |range: &str, version: &str| is_in(&VersionReq::parse(range).unwrap(), version);
+        assert_eq!(is_in(">=2.1.113", "2.1.113"), Some(true));
+        assert_eq!(is_in(">=2.1.113", "2.1.112"), Some(false));
+        assert_eq!(is_in(">=1.2, <2", "1.10.0-beta.3"), Some(true));
+        assert_eq!(is_in(">=1.2, <2", "2"), Some(false));
+        assert_eq!(is_in(">=2025.9", "2025.09.18-39624ef"), Some(true));
+        assert_eq!(is_in("<1", "0.86.1.dev3"), Some(true));
+        assert_eq!(is_in("*", "v3.1"), Some(true));
+        for none in ["", "latest", "-1", ".5", "99999999999999999999999.1"] {
+            assert_eq!(is_in("*", none), None, "{none}");
+        }
     }
 
     #[test]

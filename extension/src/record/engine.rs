@@ -361,13 +361,14 @@ impl Engine {
 
     fn identify(&self, pid: u32, exec: &Exec, parent_name: Option<&str>) -> Option<Match> {
         let script = inspect::script(pid, exec, self.boot.mount_ns);
-        self.catalogue.identify(&ProcessFacts {
+        let facts = ProcessFacts {
             path: &exec.path,
             exec_path: &exec.exec_path,
             argv: &exec.argv,
             script: script.as_deref(),
             parent_name,
-        })
+        };
+        self.catalogue.identify_asking(&facts, &inspect::Asked::of(pid, exec, self.boot.mount_ns))
     }
 
     /// A process of an instance becomes an agent of its own: below it.
@@ -438,6 +439,7 @@ impl Engine {
             tty: tty(exec),
             launched_by: inspect::program_of(exec.parent),
             container_id: container_id.clone(),
+            permission_mode: permission_mode(found),
             state: None,
             confidence: found.confidence.into(),
             evidence: found.evidence.as_str().into(),
@@ -445,7 +447,7 @@ impl Engine {
             start_gap_ms,
             time_ns,
             processes_total: 1,
-            unexpected_connections: (!signature.expected_endpoints.is_empty()).then_some(0),
+            unexpected_connections: signature.judges_endpoints().then_some(0),
             ns_pid: Some(exec.ns_pid.into()),
             ..AgentRow::default()
         };
@@ -567,6 +569,7 @@ impl Engine {
         }
         let version = || inspect::version(&found.version, event.process.pid, exec, self.boot.mount_ns);
         row.version = row.version.take().or_else(version);
+        row.permission_mode = row.permission_mode.take().or_else(|| permission_mode(found));
         if i64::from(found.confidence) > row.confidence {
             row.confidence = found.confidence.into();
             row.evidence = found.evidence.as_str().into();
@@ -681,6 +684,11 @@ fn end_program(row: &mut ProcessRow, time_ns: i64, state: &'static str) {
     row.state = state;
     row.end_time = Some(time_ns / 1_000_000_000);
     row.duration_ms = Some((time_ns - row.time_ns).max(0) / 1_000_000);
+}
+
+/// What an agent may do without asking, as far as its arguments tell.
+fn permission_mode(found: &Match) -> Option<Text> {
+    found.unattended.then(|| "unattended".into())
 }
 
 fn name_of(path: &str) -> Text {

@@ -282,7 +282,7 @@ fn agent(cells: &Cells<'_>) -> AgentRow {
     row! {
         AgentRow from cells:
         agent_id agent display_name vendor category version role pid parent parent_agent_id process_eid name
-        path cmdline cwd project uid gid username tty launched_by container_id state confidence evidence
+        path cmdline cwd project uid gid username tty launched_by container_id permission_mode state confidence evidence
         start_time end_time start_gap_ms exit_code time_ns processes processes_total connections_total
         unexpected_connections bytes_sent bytes_received files_read files_written files_created files_deleted ns_pid;
     }

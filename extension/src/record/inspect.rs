@@ -1,11 +1,12 @@
 //! What has to be read from the machine about a process that may be an agent, at the moment when it starts.
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::event::{Exec, ProcessKey, escape};
-use crate::identify::{VersionSource, is_interpreter, package_version, script_candidates};
+use crate::identify::{Ask, VersionSource, is_interpreter, package_version, script_candidates};
 #[cfg(target_os = "linux")]
 use crate::inside::open_in;
 use crate::inside::{mount_ns_of, root_of};
@@ -33,6 +34,57 @@ pub(super) fn script(pid: u32, exec: &Exec, own_mount_ns: u32) -> Option<String>
     let after_shebang = exec.argv.iter().take(4).skip(1).any(|argument| *argument == exec.exec_path);
     let passed = after_shebang.then_some(exec.exec_path.as_str());
     passed.into_iter().chain(script_candidates(&exec.argv)).find_map(real)
+}
+
+/// Bytes of an environment that are looked at.
+const ENVIRONMENT_BYTES: u64 = 1 << 20;
+
+/// Names of a directory that are looked at.
+const NAMES_MOST: usize = 10_000;
+
+/// What signatures ask for of a process that has started a program, read when it is asked for; files with its user's
+/// rights.
+pub(super) struct Asked<'a> {
+    pid: u32,
+    exec: &'a Exec,
+    /// The process whose mount namespace a path is to be looked up in, when that is not ours.
+    inside: Option<u32>,
+    /// Names alone: values are never kept.
+    variables: OnceCell<Vec<String>>,
+}
+
+impl<'a> Asked<'a> {
+    pub(super) fn of(pid: u32, exec: &'a Exec, own_mount_ns: u32) -> Self {
+        let inside = (exec.mount_ns != own_mount_ns).then_some(pid);
+        Self { pid, exec, inside, variables: OnceCell::new() }
+    }
+}
+
+impl Ask for Asked<'_> {
+    fn has_variable(&self, name: &str) -> bool {
+        self.variables.get_or_init(|| variables(self.pid)).iter().any(|variable| variable == name)
+    }
+
+    fn names_in(&self, directory: &Path) -> Vec<String> {
+        names_as(directory, self.inside, self.exec.uid, self.exec.gid).unwrap_or_default()
+    }
+
+    fn text(&self, file: &Path) -> Option<String> {
+        read_as(file, self.inside, self.exec.uid, self.exec.gid)
+    }
+}
+
+/// The names in a process' environment, as it was started.
+fn variables(pid: u32) -> Vec<String> {
+    let mut bytes = Vec::new();
+    if let Ok(file) = File::open(format!("/proc/{pid}/environ")) {
+        let _ = file.take(ENVIRONMENT_BYTES).read_to_end(&mut bytes);
+    }
+    let name = |variable: &[u8]| {
+        let end = variable.iter().position(|byte| *byte == b'=')?;
+        String::from_utf8(variable.get(..end)?.to_vec()).ok()
+    };
+    bytes.split(|byte| *byte == 0).filter_map(name).collect()
 }
 
 /// The version of an agent.
@@ -149,28 +201,46 @@ pub(super) fn program_of(pid: u32) -> Option<Text> {
 
 /// Reads a user's file with that user's rights, so that the recorder's own reach no further: a link in a home must not
 /// make it read what the user cannot. `inside`: the path is as this process sees it, and no link leads out of there.
-#[cfg(target_os = "linux")]
 fn read_as(path: &Path, inside: Option<u32>, uid: u32, gid: u32) -> Option<String> {
+    text_of(open_as(path, inside, uid, gid)?)
+}
+
+#[cfg(target_os = "linux")]
+fn open_as(path: &Path, inside: Option<u32>, uid: u32, gid: u32) -> Option<File> {
     use std::os::unix::fs::OpenOptionsExt;
 
     const FLAGS: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
-    let file = if let Some(pid) = inside {
+    if let Some(pid) = inside {
         let root = File::options().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(root_of(pid)).ok()?;
         let _rights = FileSystemUser::become_user(uid, gid);
-        open_in(&root, path, FLAGS).ok()?
+        open_in(&root, path, FLAGS).ok()
     } else {
         let _rights = FileSystemUser::become_user(uid, gid);
-        File::options().read(true).custom_flags(FLAGS).open(path).ok()?
-    };
-    text_of(file)
+        File::options().read(true).custom_flags(FLAGS).open(path).ok()
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
-fn read_as(path: &Path, inside: Option<u32>, _uid: u32, _gid: u32) -> Option<String> {
-    if inside.is_some() {
-        return None;
-    }
-    text_of(File::open(path).ok()?)
+fn open_as(path: &Path, inside: Option<u32>, _uid: u32, _gid: u32) -> Option<File> {
+    if inside.is_some() { None } else { File::open(path).ok() }
+}
+
+/// The names in a directory, as [`read_as`] reads a file.
+fn names_as(path: &Path, inside: Option<u32>, uid: u32, gid: u32) -> Option<Vec<String>> {
+    #[cfg(target_os = "linux")]
+    let entries = {
+        use std::os::fd::AsRawFd;
+
+        // Opened with the user's rights; listed with ours, for /proc/self is ours.
+        let directory = open_as(path, inside, uid, gid)?;
+        std::fs::read_dir(format!("/proc/self/fd/{}", directory.as_raw_fd())).ok()?
+    };
+    #[cfg(not(target_os = "linux"))]
+    let entries = {
+        let _ = (inside, uid, gid);
+        std::fs::read_dir(path).ok()?
+    };
+    Some(entries.take(NAMES_MOST).filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect())
 }
 
 /// The real path of what a process calls so, who has a mount namespace or a root directory of its own; as all paths are,
@@ -257,6 +327,31 @@ mod tests {
         let own = Procfs.standing(std::process::id()).unwrap();
         assert!(!own.ended);
         assert_eq!(Procfs.program(std::process::id()).argv, std::env::args().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_is_asked_is_read_with_the_users_rights() {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("file"), "text").unwrap();
+        let metadata = std::fs::metadata(folder.path()).unwrap();
+        let exec = Exec { uid: metadata.uid(), gid: metadata.gid(), mount_ns: 1, ..Exec::default() };
+        for own_mount_ns in [1, 2] {
+            let asked = Asked::of(std::process::id(), &exec, own_mount_ns);
+            assert_eq!(asked.names_in(folder.path()), ["file"]);
+            assert_eq!(asked.text(&folder.path().join("file")).as_deref(), Some("text"));
+            assert!(asked.has_variable("PATH"));
+            assert!(!asked.has_variable("PAT"));
+        }
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+        if metadata.uid() == 0 {
+            let other = Exec { uid: NOBODY, gid: NOBODY, ..exec };
+            let asked = Asked::of(std::process::id(), &other, 1);
+            assert_eq!(asked.names_in(folder.path()), [""; 0]);
+            assert_eq!(asked.text(&folder.path().join("file")), None);
+        }
+        assert_eq!(variables(u32::MAX), [""; 0]);
     }
 
     #[test]

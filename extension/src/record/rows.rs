@@ -55,6 +55,7 @@ pub struct AgentRow {
     pub tty: Option<Text>,
     pub launched_by: Option<Text>,
     pub container_id: Option<Text>,
+    pub permission_mode: Option<Text>,
     pub state: Option<Text>,
     pub confidence: i64,
     pub evidence: Text,

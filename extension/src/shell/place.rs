@@ -7,6 +7,7 @@ use super::complete::named_tables;
 use super::escape::visible;
 use super::pretty::width;
 use super::sql::{Kind, tokens};
+use crate::meant::nearest;
 use crate::tables::all;
 
 /// Columns of the shown line.
@@ -87,10 +88,7 @@ fn meant(message: &str, sql: &str) -> Option<&'static str> {
         }
         _ => return None,
     };
-    let near = |candidate: &&'static str| (strsim::damerau_levenshtein(&name, candidate), *candidate);
-    let (distance, best) = candidates.iter().map(near).min()?;
-    // Two slips in a long name; in a short one that would be another name.
-    ((1..=2).contains(&distance) && distance * 3 <= name.chars().count()).then_some(best)
+    nearest(&name, candidates)
 }
 
 #[cfg(test)]

@@ -48,7 +48,7 @@ pub(super) static TABLE: Declaration<AgentRow> = Declaration {
         text("vendor", "Who makes the agent", |row| (&row.vendor).into()),
         text("category", "cli, ide, desktop, editor_extension, daemon or local_llm", |row| (&row.category).into()),
         text("version", "Version of the agent", |row| (&row.version).into()),
-        text("role", "main or daemon", |row| (&row.role).into()),
+        text("role", "main, daemon or helper", |row| (&row.role).into()),
         bigint("pid", "Process id of the root process, as the host sees it", |row| row.pid.into()),
         bigint("parent", "Process that started it", |row| row.parent.into()),
         bigint("parent_agent_id", "Agent below which it runs", |row| row.parent_agent_id.into()),
@@ -66,7 +66,11 @@ pub(super) static TABLE: Declaration<AgentRow> = Declaration {
         text("container_id", "Container in which it runs", |row| (&row.container_id).into()),
         text("session_id", "Session as the agent itself names it", unknown),
         text("model", "Model that the agent says it uses", unknown),
-        text("permission_mode", "What the agent may do without asking, as it says", unknown),
+        text(
+            "permission_mode",
+            "unattended: it was started with a flag that means that it asks for no approval; NULL when no flag tells",
+            |row| (&row.permission_mode).into(),
+        ),
         text(
             "state",
             "working, waiting, idle, exited, or unknown: it ran when recording ended, and no more when it began again",
