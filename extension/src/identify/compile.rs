@@ -341,10 +341,10 @@ impl Check<'_> {
     }
 
     fn session(&self, field: &str, text: &Spanned<String>) -> Result<String, SignatureError> {
-        if text.value.starts_with('/') || text.value.starts_with("~/") {
+        if ["/", "~/", "*/"].iter().any(|begin| text.value.starts_with(begin)) {
             return Ok(text.value.clone());
         }
-        let message = format!("{field}: {:?} must begin with / or ~/", text.value);
+        let message = format!("{field}: {:?} must begin with /, ~/ or */", text.value);
         Err(self.wrong(text.referenced, message))
     }
 

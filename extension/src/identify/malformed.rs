@@ -211,7 +211,7 @@ fn values_that_could_never_hold() {
     let range = with("  exe_patterns: ['/opt/own/x']\n  versions: newest\n");
     assert_says(range, ":6:13: versions: \"newest\" is no range of versions, such as \">=1.2, <2\"", &[]);
     let sessions = with("  exe_patterns: ['/opt/own/x']\nsessions: ['.own/*.jsonl']\n");
-    assert_says(sessions, ":6:12: sessions: ", &["must begin with / or ~/"]);
+    assert_says(sessions, ":6:12: sessions: ", &["must begin with /, ~/ or */"]);
     let both = with("  exe_patterns: ['/opt/own/x']\nprocess_patterns: [own]\n");
     assert_says(both, ":6:20: process_patterns: there is detection already; put it in there", &[]);
     let names = "name: own\nprocess_patterns: ['own.*']\ncommand_patterns: [x]\n";

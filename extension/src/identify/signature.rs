@@ -43,7 +43,8 @@ pub struct Signature {
     pub category: Category,
     /// Whether what its processes start belongs to it.
     pub child_process_tracking: bool,
-    /// Path patterns of the files in which it keeps its sessions; `~` is the user's home.
+    /// Path patterns of the files in which it keeps its sessions; `~` is the user's home, and `*/` any
+    /// directory: that of a project.
     pub sessions: Vec<String>,
     /// Hosts that it is expected to talk to, with all below them.
     pub expected_endpoints: Vec<String>,
