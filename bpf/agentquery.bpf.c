@@ -17,6 +17,7 @@
 #include "event.h"
 #include "maps.h"
 #include "paths.h"
+#include "environment.h"
 #include "process.h"
 #include "calls.h"
 #include "files.h"

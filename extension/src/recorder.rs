@@ -72,6 +72,7 @@ impl Recorder {
             );
         }
         let interest = Interest {
+            markers: catalogue.markers(),
             literals: catalogue.literals(),
             interpreters: INTERPRETERS.iter().map(|name| (*name).to_owned()).collect(),
             every_exec: catalogue.needs_every_exec(),

@@ -181,6 +181,13 @@ impl Catalogue {
         literals
     }
 
+    /// Variables that agents set in the environment of what they start.
+    #[must_use]
+    pub fn markers(&self) -> Vec<String> {
+        let all: BTreeSet<&String> = self.signatures().flat_map(|signature| &signature.child_env).collect();
+        all.into_iter().cloned().collect()
+    }
+
     /// Whether some signature has no such component, so that every exec must be looked at in user space.
     #[must_use]
     pub fn needs_every_exec(&self) -> bool {

@@ -78,6 +78,8 @@ pub(super) struct File {
     #[serde(default = "yes")]
     pub child_process_tracking: bool,
     #[serde(default)]
+    pub child_env: Texts,
+    #[serde(default)]
     pub network_endpoints: NetworkEndpoints,
 }
 

@@ -27,6 +27,11 @@ const NEEDED: u32 = 50;
 
 /// Entries that a list of a signature may have.
 const MAX_ENTRIES: usize = 256;
+/// Bytes of a variable's name that the kernel compares.
+const MAX_VARIABLE: usize = 47;
+/// Variables that are in every environment.
+const EVERYBODYS: &[&str] =
+    &["HOME", "LANG", "LOGNAME", "PATH", "PWD", "SHELL", "SHLVL", "TERM", "TMPDIR", "USER", "DISPLAY", "EDITOR", "_"];
 /// Memory of a compiled expression.
 const MAX_REGEX: usize = 1 << 18;
 
@@ -43,6 +48,8 @@ pub struct Signature {
     pub category: Category,
     /// Whether what its processes start belongs to it.
     pub child_process_tracking: bool,
+    /// Variables that it sets in the environment of what it starts.
+    pub child_env: Vec<String>,
     /// Hosts that it is expected to talk to, with all below them.
     pub expected_endpoints: Vec<String>,
     names: Vec<String>,
@@ -93,6 +100,7 @@ impl Signature {
             roles,
             version,
             child_process_tracking,
+            child_env,
             network_endpoints,
         } = yaml::parse_file(source, text)?;
         let check = Check { source };
@@ -104,6 +112,7 @@ impl Signature {
             vendor: vendor.filter(|vendor| !vendor.is_empty()).map(Into::into),
             category,
             child_process_tracking,
+            child_env: check.each("child_env", &child_env, Check::variable)?,
             expected_endpoints: check.each("expected", &network_endpoints.expected, Check::host)?,
             names: check.each("names", &detection.names, Check::file_name)?,
             exe: check.each("exe_patterns", &detection.exe_patterns, Check::path_glob)?,
@@ -339,6 +348,18 @@ impl Check<'_> {
             return Err(self.wrong(text.referenced, message));
         }
         Ok(text.value.clone())
+    }
+
+    fn variable(&self, field: &str, text: &Spanned<String>) -> Result<String, SignatureError> {
+        let name = text.value.as_str();
+        let fits = name.len() <= MAX_VARIABLE
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+            && !name.starts_with(|first: char| first.is_ascii_digit());
+        if fits && !EVERYBODYS.contains(&name) {
+            return Ok(name.to_owned());
+        }
+        let message = format!("{field}: {name:?} must be the name of a variable that only this agent sets");
+        Err(self.wrong(text.referenced, message))
     }
 
     fn host(&self, field: &str, text: &Spanned<String>) -> Result<String, SignatureError> {

@@ -30,9 +30,15 @@ pub(super) fn iterate(object: &Object, name: &str) -> libbpf_rs::Result<Vec<u8>>
 pub(super) fn mark(object: &Object, control: &impl MapCore, root: u32, mark: Mark) -> libbpf_rs::Result<Vec<u8>> {
     let key = 0_u32.to_ne_bytes();
     let current = control.lookup(&key, MapFlags::ANY)?.unwrap_or_default();
-    let show_every_exec = read::<abi::aq_control>(&current).map_or(0, |control| control.show_every_exec);
-    let asked =
-        abi::aq_control { show_every_exec, mark_root: root, mark_slot: mark.slot, mark_generation: mark.generation };
+    let (show_every_exec, look_for_markers) =
+        read::<abi::aq_control>(&current).map_or((0, 0), |control| (control.show_every_exec, control.look_for_markers));
+    let asked = abi::aq_control {
+        show_every_exec,
+        look_for_markers,
+        mark_root: root,
+        mark_slot: mark.slot,
+        mark_generation: mark.generation,
+    };
     control.update(&key, bytes_of(&asked), MapFlags::ANY)?;
     iterate(object, "mark_tree")
 }

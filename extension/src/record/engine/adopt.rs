@@ -13,6 +13,7 @@ use crate::event::{Event, EventKind, Mark, TcpState, Transport};
 use crate::record::clock::unix_ns;
 use crate::record::found::Again;
 use crate::record::rows::ProcessRow;
+use crate::record::store::State;
 
 impl Engine {
     /// Takes in the agents that run, with all below them and all that they have open. Once, before the first event.
@@ -65,12 +66,11 @@ impl Engine {
         let above = parent.as_ref().and_then(|parent| self.instances.get(&parent.instance));
         let above_id = above.map(|instance| instance.row.agent_id);
         let tracked = above.is_some_and(|instance| instance.tracks_children);
-        let same = |name: &str| above.is_some_and(|instance| *instance.row.agent == *name);
         let started = Event { boot_ns: event.process.start_ns, ..event.clone() };
         match (parent, found) {
             // A wrapper's native program, as at an exec.
-            (Some(parent), Some(found)) if parent.main && same(&found.signature.name) => {
-                self.adopt_below(&started, exec, &parent, true);
+            (Some(parent), Some(found)) if self.is_own(&parent, &found) => {
+                self.add_below(&started, exec, &parent, true);
                 self.learn(&started, exec, parent.instance, &found);
             }
             (_, Some(found)) => {
@@ -78,7 +78,10 @@ impl Engine {
                 let gap = gap_ms(&started, since.map(|since| since.max(event.boot_ns)));
                 self.start_instance(&started, exec, event.mark, &found, above_id, gap);
             }
-            (Some(parent), None) if tracked => self.adopt_below(&started, exec, &parent, false),
+            (Some(parent), None) if tracked => {
+                let own = parent.main && self.runs_own_program(parent.instance, &exec.path);
+                self.add_below(&started, exec, &parent, own);
+            }
             _ => return,
         }
         let Some(process) = self.processes.get_mut(&event.process.pid) else { return };
@@ -97,22 +100,42 @@ impl Engine {
         }
     }
 
-    /// A process of an instance that is known.
-    fn adopt_below(&mut self, started: &Event, exec: &Exec, parent: &Process, main: bool) {
-        let Some(mut instance) = self.instances.remove(&parent.instance) else { return };
+    /// A process of an instance, below one of its processes.
+    pub(super) fn add_below(&mut self, started: &Event, exec: &Exec, parent: &Process, main: bool) {
+        self.add(started, exec, parent.instance, main, |state, row| {
+            let depth = state.live_processes.get(parent.eid).map_or(0, |above| above.depth) + 1;
+            ProcessRow { parent_eid: Some(parent.eid), depth, ..row }
+        });
+    }
+
+    /// A process of an instance that is below none of its processes, as its environment said.
+    pub(super) fn add_outside(&mut self, event: &Event, exec: &Exec, instance: usize) {
+        self.add(event, exec, instance, false, |_, row| ProcessRow { how: "marker", depth: 1, ..row });
+    }
+
+    fn add(
+        &mut self,
+        started: &Event,
+        exec: &Exec,
+        index: usize,
+        main: bool,
+        place: impl FnOnce(&State, ProcessRow) -> ProcessRow,
+    ) {
+        let Some(mut instance) = self.instances.remove(&index) else { return };
         let eid = self.clock.next_eid();
         let row = self.program_row(started, exec, eid, &instance);
         self.store.update(|state| {
-            let depth = state.live_processes.get(parent.eid).map_or(0, |above| above.depth) + 1;
-            state.live_processes.insert(eid, ProcessRow { parent_eid: Some(parent.eid), depth, ..row });
+            let row = place(state, row);
+            state.live_processes.insert(eid, row);
         });
         instance.alive += 1;
         instance.row.processes_total += 1;
-        self.instances.insert(parent.instance, instance);
+        instance.changed(self.clock.unix(started.boot_ns));
+        self.instances.insert(index, instance);
         self.marks.entry(started.mark).or_insert((0, None)).0 += 1;
         let process = Process {
             key: started.process,
-            instance: parent.instance,
+            instance: index,
             eid,
             name: name_of(&exec.path),
             uid: Some(exec.uid),
