@@ -1,11 +1,13 @@
 //! The command line.
 
+mod install;
 mod settings;
 
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use agentquery::collect::{self, DegradationReason, Syscalls};
@@ -19,7 +21,7 @@ use agentquery::recorder::Settings;
 use agentquery::sensor::{Sensor, Standby};
 use agentquery::shell::format::{Mode, Writer};
 use agentquery::shell::{Backend, Error, describe, repl};
-use agentquery::{demo, doctor, export, log};
+use agentquery::{demo, doctor, export, log, packs};
 use anyhow::{Context as _, anyhow};
 use clap::{ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
@@ -92,6 +94,11 @@ enum ConfigCommand {
     Check,
     /// Show every setting, and where it comes from
     Show,
+}
+
+#[derive(Debug, Subcommand)]
+enum SignaturesCommand {
+    Install(install::Install),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
@@ -168,6 +175,9 @@ Example: agentquery export --since 7d --tables agent_file_ops --format csv files
     /// Check the configuration, or show the settings that hold
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Install packs of signatures
+    #[command(subcommand)]
+    Signatures(SignaturesCommand),
     /// Say what works on this machine, what does not, and how to mend it
     Doctor {
         /// Write JSON
@@ -275,7 +285,8 @@ impl Recording {
         let pin = self.pin.clone().or(config.pin).or_else(|| usual().then(|| PINS.into()));
         // Without a history it is not known how far the last recorder came.
         let pins = pin.filter(|folder| folder != Path::new(NONE) && history.is_some());
-        (Settings { syscalls, signature_dirs, history, pins, faults: Vec::new() }, place)
+        let packs = Some(place.state_dir.join(packs::DIRECTORY));
+        (Settings { syscalls, signature_dirs, packs, history, pins, ..Settings::default() }, place)
     }
 
     /// The configuration, or the one without a file and what is wrong with the file.
@@ -301,6 +312,9 @@ impl Recording {
         if standby == Standby::Reluctant {
             settings.pins = None; // a shell leaves nothing behind
         }
+        if standby == Standby::Ready {
+            reload_on_hangup(&settings)?;
+        }
         make_socket_dir(&place)?;
         Ok(Sensor::start(settings, place, standby)?)
     }
@@ -318,6 +332,12 @@ fn retention(config: &Config) -> Retention {
 fn is_root() -> bool {
     // SAFETY: geteuid has no preconditions.
     unsafe { libc::geteuid() == 0 }
+}
+
+/// SIGHUP has a service read its signatures and rules anew.
+fn reload_on_hangup(settings: &Settings) -> anyhow::Result<()> {
+    signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&settings.reload))?;
+    Ok(())
 }
 
 /// The directory of the default socket. Others are made by whoever chooses them.
@@ -386,6 +406,7 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
         Command::Run { socket } => serve(&recording, socket),
         Command::Config(ConfigCommand::Check) => settings::check(&recording),
         Command::Config(ConfigCommand::Show) => settings::show(&recording, &matches, &mut io::stdout().lock()),
+        Command::Signatures(SignaturesCommand::Install(what)) => install::run(&recording, &what),
         Command::Doctor { json } => {
             let (config, fault) = recording.config_or_fault();
             let (settings, place) = recording.settings(config, None);
@@ -468,6 +489,7 @@ fn extend(recording: &Recording, extension: &Extension) -> anyhow::Result<()> {
         settings.faults.push(fault);
     }
     make_socket_dir(&place)?;
+    reload_on_hangup(&settings)?;
     let sensor = Sensor::start(settings, place, Standby::Ready)?;
     let options = osquery::extension::Options {
         socket: extension.socket.clone(),

@@ -24,6 +24,7 @@ pub mod lock;
 pub mod log;
 #[cfg(unix)]
 pub mod osquery;
+pub mod packs;
 pub mod record;
 pub mod recorder;
 #[cfg(unix)]

@@ -10,6 +10,7 @@ use super::signature::{Score, Signature};
 use super::{ARGUMENTS, Match, ProcessFacts, builtin, is_interpreter, window};
 use crate::record::rows::SignatureRow;
 use crate::trust::{self, TrustError};
+use crate::value::Text;
 use crate::yaml;
 
 /// Files that are read of one directory.
@@ -37,6 +38,8 @@ struct Entry {
     signature: Arc<Signature>,
     source: String,
     replaces: Option<String>,
+    /// What is wrong with the file by now: this is its last good version.
+    broken: Option<String>,
 }
 
 #[derive(Debug)]
@@ -57,6 +60,12 @@ impl Catalogue {
     /// A directory that is not there has none; a bad file is refused, and the others still count.
     #[must_use]
     pub fn load(dirs: &[PathBuf]) -> Self {
+        Self::load_after(dirs, &Self::default())
+    }
+
+    /// The same, when others were loaded before: of a file that is bad by now the last good version is kept.
+    #[must_use]
+    pub fn load_after(dirs: &[PathBuf], before: &Self) -> Self {
         let mut catalogue = Self::default();
         for (name, text) in builtin::FILES {
             let source = format!("builtin:{name}");
@@ -64,22 +73,39 @@ impl Catalogue {
             catalogue.add((*name).to_owned(), source, compiled);
         }
         for dir in dirs {
-            catalogue.add_directory(dir);
+            catalogue.add_directory(dir, before);
         }
         catalogue.index();
         catalogue
     }
 
-    fn add_directory(&mut self, dir: &Path) {
+    /// The name of the agent that this text is a signature of.
+    ///
+    /// # Errors
+    /// What is wrong with it, and where.
+    pub fn check(source: &str, text: &str) -> Result<Text, SignatureError> {
+        Signature::compile(source, text).map(|signature| signature.name)
+    }
+
+    fn add_directory(&mut self, dir: &Path, before: &Self) {
         let files = match signature_files(dir) {
             Ok(files) => files,
-            Err(error) => return self.refuse(dir, error),
+            Err(error) => {
+                for entry in before.entries.iter().filter(|entry| Path::new(&entry.source).parent() == Some(dir)) {
+                    self.keep(entry, error.to_string());
+                }
+                return self.refuse(dir, error);
+            }
         };
         for file in files.iter().take(MAX_FILES) {
             let source = file.display().to_string();
             let text = yaml::read(file).map_err(SignatureError::from);
             let compiled = text.and_then(|text| Signature::compile(&source, &text));
-            self.add(name_of(file), source, compiled);
+            let last = before.entries.iter().find(|entry| entry.source == source);
+            match (compiled, last) {
+                (Err(error), Some(last)) => self.keep(last, error.to_string()),
+                (compiled, _) => self.add(name_of(file), source, compiled),
+            }
         }
         if files.len() > MAX_FILES {
             self.refuse(dir, SignatureError::TooMany { dir: dir.into(), limit: MAX_FILES });
@@ -90,18 +116,26 @@ impl Catalogue {
         self.add(name_of(path), path.display().to_string(), Err(error));
     }
 
+    fn keep(&mut self, last: &Entry, broken: String) {
+        let signature = last.signature.clone();
+        self.put(Entry { signature, source: last.source.clone(), replaces: None, broken: Some(broken) });
+    }
+
     fn add(&mut self, name: String, source: String, compiled: Result<Signature, SignatureError>) {
         let signature = match compiled {
             Ok(signature) => Arc::new(signature),
             Err(error) => return self.refused.push(Refused { name, source, error }),
         };
-        match self.entries.iter_mut().find(|entry| entry.signature.name == signature.name) {
+        self.put(Entry { signature, source, replaces: None, broken: None });
+    }
+
+    fn put(&mut self, new: Entry) {
+        match self.entries.iter_mut().find(|entry| entry.signature.name == new.signature.name) {
             Some(entry) => {
-                let replaces = Some(std::mem::replace(&mut entry.source, source));
-                entry.signature = signature;
-                entry.replaces = replaces;
+                let replaces = Some(std::mem::take(&mut entry.source));
+                *entry = Entry { replaces, ..new };
             }
-            None => self.entries.push(Entry { signature, source, replaces: None }),
+            None => self.entries.push(new),
         }
     }
 
@@ -199,7 +233,8 @@ impl Entry {
     fn row(&self) -> SignatureRow {
         let signature = &*self.signature;
         let late = signature.literals().1;
-        let mut remarks = Vec::new();
+        let mut remarks: Vec<_> =
+            self.broken.iter().map(|broken| format!("its last good version holds: {broken}")).collect();
         if let Some(replaces) = &self.replaces {
             remarks.push(format!("replaces {replaces}"));
         }
@@ -215,7 +250,7 @@ impl Entry {
             vendor: signature.vendor.clone(),
             category: Some(signature.category.as_str().into()),
             source: self.source.as_str().into(),
-            status: "loaded",
+            status: if self.broken.is_some() { "kept" } else { "loaded" },
             message: (!remarks.is_empty()).then(|| remarks.join("; ").into()),
             early: late.is_empty(),
             rules: i64::try_from(signature.rules()).unwrap_or(i64::MAX),

@@ -78,6 +78,8 @@ pub(super) trait Machine {
     fn standing(&self, pid: u32) -> Option<Standing>;
     /// What it runs, as far as that can be read.
     fn program(&self, pid: u32) -> Program;
+    /// Those of these variables that its program began with, as `NAME=VALUE`.
+    fn variables(&self, process: ProcessKey, names: &[String]) -> Vec<String>;
 }
 
 /// Where a process stands.
@@ -108,6 +110,9 @@ pub(super) struct Program {
 /// `USER_HZ` is 100 on every processor that we know (`include/asm-generic/param.h`).
 const TICK_NS: u64 = 10_000_000;
 
+/// Of an environment, from its beginning.
+const ENVIRONMENT_BYTES: u64 = 64 << 10;
+
 /// /proc of Linux.
 pub(super) struct Procfs;
 
@@ -128,6 +133,18 @@ impl Machine for Procfs {
         let argv =
             if arguments.is_empty() { Vec::new() } else { arguments.split(|byte| *byte == 0).map(escape).collect() };
         Program { path: link("exe"), argv, cwd: link("cwd") }
+    }
+
+    fn variables(&self, process: ProcessKey, names: &[String]) -> Vec<String> {
+        let mut environment = Vec::new();
+        let read = File::open(format!("/proc/{}/environ", process.pid))
+            .and_then(|file| file.take(ENVIRONMENT_BYTES).read_to_end(&mut environment));
+        if read.is_err() || !self.standing(process.pid).is_some_and(|standing| standing.is(process)) {
+            return Vec::new();
+        }
+        let all = environment.split(|byte| *byte == 0).map(escape);
+        all.filter(|text| text.split_once('=').is_some_and(|(name, _)| names.iter().any(|known| known == name)))
+            .collect()
     }
 }
 

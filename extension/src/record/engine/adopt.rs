@@ -6,12 +6,15 @@
 //! in the events to come. What an earlier recorder knew of a process is gone on with (`again`).
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use super::{Engine, Exec, Process, gap_ms, name_of};
 use crate::collect::{self, Collector};
+use crate::enrich::Meaning;
 use crate::event::{Event, EventKind, Mark, TcpState, Transport};
+use crate::identify::Catalogue;
 use crate::record::clock::unix_ns;
-use crate::record::found::Again;
+use crate::record::found::{Again, Found};
 use crate::record::rows::ProcessRow;
 use crate::record::store::State;
 
@@ -20,6 +23,31 @@ impl Engine {
     pub fn adopt(&mut self, boot_ns: u64, collector: &mut dyn Collector) {
         self.clock.set(unix_ns(), boot_ns);
         let mut again = Again::new(self.store.take_found().unwrap_or_default());
+        self.adopt_running(&mut again, collector);
+        self.publish_instances(boot_ns, collector);
+        self.close_left(again, boot_ns);
+        self.store.set_recording_since(unix_ns());
+    }
+
+    /// Other signatures and rules hold from now on, also for what runs already. The collector looks for the new ones
+    /// already. Agents that are known go on as what they are.
+    pub fn reload(
+        &mut self,
+        catalogue: Arc<Catalogue>,
+        meaning: Arc<Meaning>,
+        boot_ns: u64,
+        collector: &mut dyn Collector,
+    ) {
+        self.clock.set(unix_ns(), boot_ns);
+        self.store.update(|state| state.signatures = catalogue.rows().into_iter().chain(meaning.rows()).collect());
+        (self.catalogue, self.meaning) = (catalogue, meaning);
+        self.adopt_running(&mut Again::new(Found::default()), collector);
+        self.publish_instances(boot_ns, collector);
+    }
+
+    /// What runs under no mark yet.
+    fn adopt_running(&mut self, again: &mut Again, collector: &mut dyn Collector) {
+        let before = self.next_instance;
         let running = collector.running();
         let parents: HashMap<u32, u32> =
             running.iter().filter_map(|event| Some((event.process.pid, program(event)?.parent))).collect();
@@ -29,15 +57,31 @@ impl Engine {
         let agents: HashSet<u32> = running.iter().filter(is_agent).map(|event| event.process.pid).collect();
         for root in agents.iter().filter(|agent| is_topmost(**agent, &agents, &parents)) {
             if let Some((mark, tree)) = collector.adopt(*root) {
-                self.adopt_tree(mark, tree, &mut again, collector);
+                self.adopt_tree(mark, tree, again, collector);
             }
         }
-        if !self.instances.is_empty() {
-            self.adopt_open(&collector.open_already(), &mut again);
+        let mut marked = false;
+        if self.has_markers() {
+            for event in &running {
+                let known = self.processes.get(&event.process.pid).is_some_and(|known| known.key == event.process);
+                let exec = program(event).filter(|_| !known).map(|exec| self.with_markers(event, exec));
+                if exec.is_some_and(|exec| self.marked(&exec, event.process.start_ns).is_some())
+                    && let Some((mark, tree)) = collector.adopt(event.process.pid)
+                {
+                    self.adopt_tree(mark, tree, again, collector);
+                    marked = true;
+                }
+            }
         }
-        self.publish_instances(boot_ns, collector);
-        self.close_left(again, boot_ns);
-        self.store.set_recording_since(unix_ns());
+        if marked || self.next_instance > before {
+            self.adopt_open(&collector.open_already(), again);
+        }
+    }
+
+    /// With what its environment says, which the collector does not tell of what runs already.
+    fn with_markers(&self, event: &Event, exec: &Exec) -> Exec {
+        let markers = self.machine.variables(event.process, &self.catalogue.markers());
+        Exec { markers, ..exec.clone() }
     }
 
     fn is_agent(&self, event: &Event, exec: &Exec) -> bool {
@@ -66,6 +110,8 @@ impl Engine {
         let above = parent.as_ref().and_then(|parent| self.instances.get(&parent.instance));
         let above_id = above.map(|instance| instance.row.agent_id);
         let tracked = above.is_some_and(|instance| instance.tracks_children);
+        let with_markers = self.has_markers().then(|| self.with_markers(event, exec));
+        let exec = with_markers.as_ref().unwrap_or(exec);
         let started = Event { boot_ns: event.process.start_ns, ..event.clone() };
         match (parent, found) {
             // A wrapper's native program, as at an exec.
@@ -81,7 +127,14 @@ impl Engine {
             (Some(parent), None) if tracked => {
                 let own = parent.main && self.runs_own_program(parent.instance, &exec.path);
                 self.add_below(&started, exec, &parent, own);
+                if !own {
+                    self.learn_session(parent.instance, exec);
+                }
             }
+            (None, None) => match self.marked(exec, event.process.start_ns) {
+                Some(index) => self.add_outside(&started, exec, index),
+                None => return,
+            },
             _ => return,
         }
         let Some(process) = self.processes.get_mut(&event.process.pid) else { return };
@@ -89,7 +142,9 @@ impl Engine {
         let (eid, index) = (process.eid, process.instance);
         self.store.update(|state| {
             if let Some(row) = state.live_processes.get_mut(eid) {
-                row.how = "adopted";
+                if row.how != "marker" {
+                    row.how = "adopted";
+                }
                 row.exec_path = None;
                 row.path = row.path.take().filter(|path| !path.is_empty());
             }

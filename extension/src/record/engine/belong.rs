@@ -68,7 +68,7 @@ impl Engine {
     }
 
     /// The living instance that gave a program its environment; none where more than one may have.
-    fn marked(&self, exec: &Exec, start_ns: u64) -> Option<usize> {
+    pub(super) fn marked(&self, exec: &Exec, start_ns: u64) -> Option<usize> {
         let markers: Vec<(&str, &str)> = exec.markers.iter().filter_map(|marker| marker.split_once('=')).collect();
         let older =
             |instance: &Instance| instance.alive > 0 && instance.tracks_children && instance.root.start_ns <= start_ns;
@@ -85,9 +85,9 @@ impl Engine {
             let mut of_agent =
                 living().filter(|(_, instance)| instance.row.uid == i64::from(exec.uid) && self.sets(instance, name));
             let (index, instance) = of_agent.next()?;
-            // Its own id is known, and it is another.
-            let is_other = !instance.sessions.is_empty() && ids().any(|(of, _)| self.sets(instance, of));
-            (of_agent.next().is_none() && !is_other).then_some((index, instance))
+            // With an id, it would have been found by that.
+            let has_id = ids().any(|(of, _)| self.sets(instance, of));
+            (of_agent.next().is_none() && !has_id).then_some((index, instance))
         };
         let found = markers.iter().filter_map(|(name, _)| only(name));
         found.max_by_key(|(_, instance)| instance.root.start_ns).map(|(index, _)| *index)

@@ -93,6 +93,9 @@ impl Machine for Fake {
         let parent = *self.0.borrow().get(&pid)?;
         Some(Standing { parent, start_ticks: 0, ended: false })
     }
+    fn variables(&self, _: ProcessKey, _: &[String]) -> Vec<String> {
+        Vec::new()
+    }
     fn program(&self, _: u32) -> Program {
         Program { path: Some("/usr/bin/make".into()), argv: vec!["make".into(), "all".into()], cwd: None }
     }
