@@ -37,6 +37,7 @@ impl Lab {
             "beta/bin/beta",
             "gamma/bin/gamma",
             "editor/bin/editor",
+            "editor/bin/code",
             "extensions/acme.alpha-1.2.3-linux-x64/native/alpha",
         ] {
             std::fs::create_dir_all(at(program).parent().unwrap()).unwrap();
@@ -49,6 +50,9 @@ impl Lab {
         let helper = at("extensions/acme.helper-0.3.1/dist/server.py");
         std::fs::create_dir_all(helper.parent().unwrap()).unwrap();
         std::fs::write(helper, "open('by-the-helper', 'w')\n").unwrap();
+        let server = at("extensions/acme.server-0.3.1/dist/acme-server.js");
+        std::fs::create_dir_all(server.parent().unwrap()).unwrap();
+        std::fs::write(server, "echo 1 >by-the-server; true\n").unwrap();
         std::fs::create_dir(at("signatures")).unwrap();
         let tag = tag();
         let signature = |name: &str, category: &str, rest: &str| {
@@ -72,6 +76,11 @@ impl Lab {
             "helper",
             "editor_extension",
             "detection:\n  script_patterns: ['*/TAG/extensions/acme.helper-*/dist/*']\n  script_names: [server.py]\n",
+        );
+        signature(
+            "server",
+            "editor_extension",
+            "detection:\n  script_patterns: ['*/TAG/extensions/acme.server-*/dist/*']\n  script_names: [acme-server.js]\n",
         );
         lab
     }
@@ -426,4 +435,30 @@ fn an_extensions_native_program_is_below_the_editor_and_the_editors_helpers_are_
     for (file, agent) in [("by-the-editor", 0), ("by-the-extension", 1), ("by-the-helper", 2)] {
         assert_eq!(work.is_made(file)["agent_id"], agents[agent]["agent_id"], "{file}");
     }
+}
+
+#[test]
+fn an_editors_program_is_node_to_an_extension_and_an_editor_to_who_opens_a_file() {
+    if is_left_out("an_editors_program_is_node_to_an_extension_and_an_editor_to_who_opens_a_file") {
+        return;
+    }
+    recorder();
+    let code = lab().at("editor/bin/code");
+    let script = lab().at("extensions/acme.server-0.3.1/dist/acme-server.js");
+    let work = Work::new();
+    let start = |as_node: bool| {
+        let mut command = work.command(code.to_str().unwrap());
+        command.arg(&script).args(as_node.then_some("--stdio")).env_remove("ELECTRON_RUN_AS_NODE");
+        if as_node {
+            command.env("ELECTRON_RUN_AS_NODE", "1");
+        }
+        assert!(command.status().unwrap().success());
+    };
+    start(false);
+    std::fs::remove_file(work.path().join("by-the-server")).unwrap();
+    start(true);
+    let agents = work.agents(1);
+    let wanted = [format!("server-{}", tag()), "editor_extension".to_owned()];
+    assert_eq!(cells(&agents, ["agent", "category"]), [wanted]);
+    assert_eq!(work.is_made("by-the-server")["agent_id"], agents[0]["agent_id"]);
 }

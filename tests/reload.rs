@@ -167,3 +167,52 @@ fn rules_and_an_override_are_taken_in_and_a_broken_rule_keeps_the_last() {
     std::fs::remove_file(lab.signatures().join("codex.yaml")).unwrap();
     codex("Codex CLI");
 }
+
+#[test]
+fn a_pack_that_is_installed_holds_until_ones_own_file_does() {
+    if !can_record("a_pack_that_is_installed_holds_until_ones_own_file_does") {
+        return;
+    }
+    let lab = Lab::new("pack");
+    let at = |name: &str| lab.folder.path().join(name);
+    let text = lab.signature("Packed");
+    std::fs::write(at("own.yaml"), &text).unwrap();
+    let hash = Command::new("sha256sum").arg(at("own.yaml")).output().unwrap().stdout;
+    let hash = String::from_utf8(hash).unwrap().split(' ').next().unwrap().to_owned();
+    let manifest = serde_json::json!({"name": "fleet", "version": "1.0", "files": {"own.yaml": hash}});
+    std::fs::write(at("manifest.json"), manifest.to_string()).unwrap();
+    let tar = |file: &str| {
+        let mut command = Command::new("tar");
+        command.arg("czf").arg(at(file)).args(["manifest.json", "own.yaml"]).current_dir(lab.folder.path());
+        assert!(command.status().unwrap().success());
+        std::fs::read(at(file)).unwrap()
+    };
+    let pair = minisign::KeyPair::generate_unencrypted_keypair().unwrap();
+    let bytes = tar("fleet.tar.gz");
+    let signature = minisign::sign(None, &pair.sk, bytes.as_slice(), None, None).unwrap();
+    std::fs::write(at("fleet.tar.gz.minisig"), signature.into_string()).unwrap();
+    let install = || {
+        let mut command = Command::new(support::AGENTQUERY);
+        command.args(["signatures", "install"]).arg(at("fleet.tar.gz"));
+        command.arg("--config").arg(at("config.yaml")).arg("--state-dir").arg(lab.recorder.state_dir());
+        command.output().unwrap()
+    };
+    // Without a key that is known, nothing.
+    std::fs::write(at("config.yaml"), "pack_keys:\n").unwrap();
+    let refused = install();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("pack_keys"), "{said}");
+    std::fs::write(at("config.yaml"), format!("pack_keys: [{}]\n", pair.pk.to_base64())).unwrap();
+    let done = install();
+    let said = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(done.status.success() && said.starts_with("installed fleet 1.0, files: 1"), "{done:?}");
+    lab.wait_for_signature("display_name", "Packed");
+    let mut agent = lab.start("true; true");
+    assert!(agent.wait().unwrap().success());
+    lab.recorder.wait_for(&format!("SELECT display_name FROM ai_agents WHERE pid = {}", agent.id()), "Packed");
+    std::fs::create_dir(lab.signatures()).unwrap();
+    lab.save("mine.yaml", &lab.signature("Mine"));
+    lab.wait_for_signature("display_name", "Mine");
+    std::fs::remove_file(lab.signatures().join("mine.yaml")).unwrap();
+    lab.wait_for_signature("display_name", "Packed");
+}

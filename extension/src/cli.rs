@@ -410,7 +410,9 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
         Command::Doctor { json } => {
             let (config, fault) = recording.config_or_fault();
             let (settings, place) = recording.settings(config, None);
-            let subject = doctor::Subject { place: &place, signature_dirs: &settings.signature_dirs, fault };
+            let packs = settings.packs.as_deref().map(packs::installed).unwrap_or_default();
+            let signature_dirs = [packs, settings.signature_dirs].concat();
+            let subject = doctor::Subject { place: &place, signature_dirs: &signature_dirs, fault };
             Ok(doctor::run(&subject, json)?)
         }
         Command::Demo { connect } => {

@@ -76,9 +76,9 @@ pub enum PackError {
         /// The pack's name.
         name: String,
         /// The version that is there.
-        installed: Version,
+        installed: String,
         /// The version that was given.
-        offered: Version,
+        offered: String,
     },
 }
 
@@ -88,21 +88,14 @@ pub struct Installed {
     /// Its name.
     pub name: String,
     /// Its version.
-    pub version: Version,
+    pub version: String,
     /// How many files it has.
     pub files: usize,
 }
 
 /// Numbers with dots between them, of which the first counts most.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Version(Vec<u64>);
-
-impl fmt::Display for Version {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let numbers: Vec<String> = self.0.iter().map(u64::to_string).collect();
-        out.write_str(&numbers.join("."))
-    }
-}
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Version(Vec<u64>);
 
 impl Version {
     fn parse(text: &str) -> Option<Self> {
@@ -155,9 +148,10 @@ pub fn install(file: &Path, root: &Path, keys: &[String], force: bool) -> Result
     let mut members = pack.unpack(&bytes)?;
     let text = members.remove(MANIFEST).ok_or_else(|| pack.wrong("", format!("has no {MANIFEST}")))?;
     let manifest = pack.manifest(&text)?;
-    let version = pack.check(&manifest, &members)?;
-    let Manifest { name, .. } = manifest;
-    if !force && let Some(installed) = version_of(&root.join(&name)).filter(|installed| *installed > version) {
+    let offered = pack.check(&manifest, &members)?;
+    let Manifest { name, version, .. } = manifest;
+    let newer = |installed: &String| Version::parse(installed).is_some_and(|installed| installed > offered);
+    if let Some(installed) = version_of(&root.join(&name)).filter(|installed| !force && newer(installed)) {
         return Err(PackError::Downgrade { name, installed, offered: version });
     }
     let files = members.len();
@@ -167,9 +161,9 @@ pub fn install(file: &Path, root: &Path, keys: &[String], force: bool) -> Result
 }
 
 /// What is installed there.
-fn version_of(directory: &Path) -> Option<Version> {
+fn version_of(directory: &Path) -> Option<String> {
     let text = read(&directory.join(MANIFEST), MAX_FILE).ok()?;
-    Version::parse(&serde_json::from_slice::<Manifest>(&text).ok()?.version)
+    Some(serde_json::from_slice::<Manifest>(&text).ok()?.version)
 }
 
 fn read(path: &Path, limit: u64) -> Result<Vec<u8>, PackError> {

@@ -114,7 +114,7 @@ fn a_good_pack_is_loaded_and_a_newer_one_replaces_it_whole() {
     let bench = Bench::new();
     let files = [("own.yaml", SIGNATURE), ("files.yaml", RULES_OF_OUR_OWN)];
     let done = bench.install(pack("1.9", &files)).unwrap();
-    assert_eq!((done.name.as_str(), done.version.to_string().as_str(), done.files), ("fleet", "1.9", 2));
+    assert_eq!((done.name.as_str(), done.version.as_str(), done.files), ("fleet", "1.9", 2));
     let load = || Catalogue::load(&installed(&bench.root()));
     let row = load().rows().into_iter().find(|row| &*row.agent == "own").unwrap();
     let source = bench.root().join("fleet/own.yaml").display().to_string();
@@ -146,7 +146,10 @@ fn an_older_pack_needs_force() {
     bench.install(pack("2026.10.0", &files)).unwrap();
     for older in ["2026.9", "2026", "1.99.99", "2026.9.99"] {
         let said = bench.refused(pack(older, &files));
-        assert!(said.contains("fleet 2026.10 is installed, which is newer than") && said.contains("--force"), "{said}");
+        assert!(
+            said.contains("fleet 2026.10.0 is installed, which is newer than") && said.contains("--force"),
+            "{said}"
+        );
     }
     let file = bench.signed(pack("2026.9", &files));
     install(&file, &bench.root(), &[bench.pair.pk.to_base64()], true).unwrap();

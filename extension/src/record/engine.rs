@@ -24,7 +24,7 @@ use crate::enrich::project;
 use crate::enrich::users::Users;
 use crate::enrich::{Masker, Meaning};
 use crate::event::{Event, EventKind, Exec, Exit, Fork, Mark, Name, ProcessKey, Request, Step, TcpState};
-use crate::identify::{Catalogue, Match, ProcessFacts, Signature};
+use crate::identify::{Catalogue, Match, ProcessFacts, Signature, is_interpreter};
 use crate::record::inspect;
 use crate::value::Text;
 
@@ -318,7 +318,7 @@ impl Engine {
         let known = self.processes.get(&event.process.pid).filter(|process| process.key == event.process).cloned();
         let parent = self.processes.get(&exec.parent);
         let found = if exec.candidate || self.catalogue.needs_every_exec() {
-            self.identify(event.process.pid, exec, parent.map(|parent| &*parent.name))
+            self.identify(event.process, exec, parent.map(|parent| &*parent.name))
         } else {
             None
         };
@@ -347,15 +347,25 @@ impl Engine {
         collector.sweep();
     }
 
-    fn identify(&self, pid: u32, exec: &Exec, parent_name: Option<&str>) -> Option<Match> {
-        let script = inspect::script(pid, exec, self.boot.mount_ns);
-        self.catalogue.identify(&ProcessFacts {
-            path: &exec.path,
-            exec_path: &exec.exec_path,
-            argv: &exec.argv,
-            script: script.as_deref(),
-            parent_name,
-        })
+    fn identify(&self, process: ProcessKey, exec: &Exec, parent_name: Option<&str>) -> Option<Match> {
+        let identify = |path: &str, script: Option<String>| {
+            self.catalogue.identify(&ProcessFacts {
+                path,
+                exec_path: &exec.exec_path,
+                argv: &exec.argv,
+                script: script.as_deref(),
+                parent_name,
+            })
+        };
+        let script = || inspect::script(process.pid, exec, self.boot.mount_ns);
+        // An editor's program is node to its extensions: what it runs is theirs, when it is anybody's.
+        if inspect::is_editor(&exec.path)
+            && !self.machine.variables(process, &[inspect::AS_NODE.to_owned()]).is_empty()
+            && let Some(found) = identify("node", script())
+        {
+            return Some(found);
+        }
+        identify(&exec.path, is_interpreter(&exec.path).then(script).flatten())
     }
 
     /// A process of an instance becomes an agent of its own: below it.

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::event::{Exec, ProcessKey, escape};
-use crate::identify::{VersionSource, is_interpreter, package_version, script_candidates};
+use crate::identify::{VersionSource, package_version, script_candidates};
 #[cfg(target_os = "linux")]
 use crate::inside::open_in;
 use crate::inside::{mount_ns_of, root_of};
@@ -14,11 +14,35 @@ use crate::value::Text;
 /// A `package.json` is small.
 const PACKAGE_BYTES: u64 = 1 << 20;
 
-/// The real path of the script that an interpreter runs; `None` for other programs.
+/// Programs of editors, which run scripts as node does for whoever sets [`AS_NODE`], as their extensions do.
+pub const EDITORS: &[&str] = &[
+    "antigravity",
+    "code",
+    "code-insiders",
+    "code-oss",
+    "codium",
+    "codium-insiders",
+    "cursor",
+    "electron",
+    "kiro",
+    "positron",
+    "trae",
+    "void",
+    "vscodium",
+    "windsurf",
+    "windsurf-next",
+];
+
+/// A variable of Electron's.
+pub(super) const AS_NODE: &str = "ELECTRON_RUN_AS_NODE";
+
+/// Whether a program is one of [`EDITORS`].
+pub(super) fn is_editor(path: &str) -> bool {
+    EDITORS.contains(&path.rsplit('/').next().unwrap_or(path))
+}
+
+/// The real path of the script that an interpreter runs.
 pub(super) fn script(pid: u32, exec: &Exec, own_mount_ns: u32) -> Option<String> {
-    if !is_interpreter(&exec.path) {
-        return None;
-    }
     let real = |argument: &str| {
         let path = Path::new(&exec.cwd).join(argument);
         if exec.mount_ns == own_mount_ns {

@@ -16,6 +16,7 @@ use crate::collect::Interest;
 use crate::enrich::Meaning;
 use crate::identify::{Catalogue, INTERPRETERS};
 use crate::packs;
+use crate::record::EDITORS;
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_millis(500);
@@ -94,7 +95,7 @@ impl Loaded {
     pub fn interest(&self) -> Interest {
         Interest {
             literals: self.catalogue.literals(),
-            interpreters: INTERPRETERS.iter().map(|name| (*name).to_owned()).collect(),
+            interpreters: INTERPRETERS.iter().chain(EDITORS).map(|name| (*name).to_owned()).collect(),
             markers: self.catalogue.markers(),
             every_exec: self.catalogue.needs_every_exec(),
         }

@@ -85,7 +85,7 @@ impl Engine {
     }
 
     fn is_agent(&self, event: &Event, exec: &Exec) -> bool {
-        self.identify(event.process.pid, exec, None).is_some()
+        self.identify(event.process, exec, None).is_some()
     }
 
     fn adopt_tree(&mut self, mark: Mark, mut tree: Vec<Event>, again: &mut Again, collector: &mut dyn Collector) {
@@ -106,7 +106,7 @@ impl Engine {
 
     fn adopt_process(&mut self, event: &Event, exec: &Exec, since: Option<u64>) {
         let parent = self.processes.get(&exec.parent).cloned();
-        let found = self.identify(event.process.pid, exec, parent.as_ref().map(|parent| &*parent.name));
+        let found = self.identify(event.process, exec, parent.as_ref().map(|parent| &*parent.name));
         let above = parent.as_ref().and_then(|parent| self.instances.get(&parent.instance));
         let above_id = above.map(|instance| instance.row.agent_id);
         let tracked = above.is_some_and(|instance| instance.tracks_children);

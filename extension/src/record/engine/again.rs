@@ -103,7 +103,7 @@ impl Engine {
     pub(super) fn resume(&mut self, event: &Event, exec: &Exec, again: &mut Again) -> bool {
         let Some(before) = again.process(event.process) else { return false };
         let parent = self.processes.get(&exec.parent).map(|parent| parent.name.clone());
-        let found = self.identify(event.process.pid, exec, parent.as_deref());
+        let found = self.identify(event.process, exec, parent.as_deref());
         // A program may rename itself or be renamed, but not both.
         let same = exec.path.is_empty()
             || before.path.as_deref() == Some(&exec.path)
