@@ -28,6 +28,15 @@ struct {
 	__type(value, struct environment);
 } environments SEC(".maps");
 
+/* Most variables are left behind by their first bytes: what follows costs as much as all else of an exec's look. */
+static __always_inline bool may_be_marker(const struct environment *own)
+{
+	struct aq_control *asked = control_now();
+	__u32 hash = *(const __u32 *)own->variable * AQ_MARKER_HASH >> 24;
+
+	return asked && asked->marker_bits[hash >> 6] >> (hash & 63) & 1;
+}
+
 /* One byte of the name; true at its end. */
 __noinline int look_at_name(__u32 index)
 {
@@ -59,6 +68,8 @@ __noinline int look_at_variable(void)
 	if (length <= 0)
 		return 1;
 	own->at += length;
+	if (!may_be_marker(own))
+		return 0;
 	__builtin_memset(own->name, 0, sizeof(own->name));
 	own->named = 0;
 	for (i = 0; i < AQ_LITERAL_MAX - 1; i++) {

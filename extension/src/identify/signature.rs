@@ -29,6 +29,8 @@ const NEEDED: u32 = 50;
 const MAX_ENTRIES: usize = 256;
 /// Bytes of a variable's name that the kernel compares.
 const MAX_VARIABLE: usize = 47;
+/// And by which it leaves most others behind.
+const MIN_VARIABLE: usize = 4;
 /// Variables that are in every environment.
 const EVERYBODYS: &[&str] =
     &["HOME", "LANG", "LOGNAME", "PATH", "PWD", "SHELL", "SHLVL", "TERM", "TMPDIR", "USER", "DISPLAY", "EDITOR", "_"];
@@ -352,7 +354,7 @@ impl Check<'_> {
 
     fn variable(&self, field: &str, text: &Spanned<String>) -> Result<String, SignatureError> {
         let name = text.value.as_str();
-        let fits = name.len() <= MAX_VARIABLE
+        let fits = (MIN_VARIABLE..=MAX_VARIABLE).contains(&name.len())
             && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
             && !name.starts_with(|first: char| first.is_ascii_digit());
         if fits && !EVERYBODYS.contains(&name) {

@@ -27,7 +27,7 @@ const _: () = assert!(size_of::<abi::aq_name>() == abi::AQ_TEXT as usize);
 const _: () = assert!(size_of::<abi::aq_request>() == 72);
 const _: () = assert!(size_of::<abi::aq_counters>() == 64);
 const _: () = assert!(size_of::<abi::aq_slot>() == 24);
-const _: () = assert!(size_of::<abi::aq_control>() == 20);
+const _: () = assert!(size_of::<abi::aq_control>() == 56);
 const _: () = assert!(size_of::<abi::aq_recorder>() == 32);
 const _: () = assert!(size_of::<abi::aq_file>() == 64);
 

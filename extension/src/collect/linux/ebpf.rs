@@ -355,9 +355,8 @@ impl EbpfCollector {
         let control = abi::aq_control {
             show_every_exec: interest.every_exec.into(),
             look_for_markers: self.looks_for_markers.into(),
-            mark_root: 0,
-            mark_slot: 0,
-            mark_generation: 0,
+            marker_bits: marker_bits(&interest.markers),
+            ..adopt::NOTHING_ASKED
         };
         self.maps.control.update(&0_u32.to_ne_bytes(), bytes_of(&control), MapFlags::ANY)?;
         // All are read before one goes: the kernel begins again behind a key that is gone.
@@ -533,6 +532,18 @@ impl EbpfCollector {
         }
         written.is_ok()
     }
+}
+
+/// By these the kernel leaves most variables behind (`bpf/environment.h`).
+fn marker_bits(names: &[String]) -> [u64; 4] {
+    let mut bits = [0; 4];
+    for first in names.iter().filter_map(|name| name.as_bytes().first_chunk().copied()) {
+        let hash = u32::from_ne_bytes(first).wrapping_mul(abi::AQ_MARKER_HASH) >> 24;
+        if let Some(word) = bits.get_mut((hash >> 6) as usize) {
+            *word |= 1_u64 << (hash & 63);
+        }
+    }
+    bits
 }
 
 const fn key_room() -> usize {
