@@ -208,13 +208,9 @@ fn cells<const N: usize>(rows: &[Row], columns: [&str; N]) -> Vec<[String; N]> {
     rows.iter().map(|row| columns.map(|column| row[column].clone().unwrap_or_default())).collect()
 }
 
-fn is_left_out(test: &str) -> bool {
-    !can_record(test)
-}
-
 #[test]
 fn a_wrapper_a_relaunch_and_the_native_program_are_one_instance() {
-    if is_left_out("a_wrapper_a_relaunch_and_the_native_program_are_one_instance") {
+    if !can_record("a_wrapper_a_relaunch_and_the_native_program_are_one_instance") {
         return;
     }
     recorder();
@@ -235,7 +231,7 @@ fn a_wrapper_a_relaunch_and_the_native_program_are_one_instance() {
 
 #[test]
 fn below_a_shell_the_same_agent_is_another_instance() {
-    if is_left_out("below_a_shell_the_same_agent_is_another_instance") {
+    if !can_record("below_a_shell_the_same_agent_is_another_instance") {
         return;
     }
     recorder();
@@ -257,7 +253,7 @@ fn below_a_shell_the_same_agent_is_another_instance() {
 
 #[test]
 fn another_agent_and_a_daemon_below_are_instances_of_their_own() {
-    if is_left_out("another_agent_and_a_daemon_below_are_instances_of_their_own") {
+    if !can_record("another_agent_and_a_daemon_below_are_instances_of_their_own") {
         return;
     }
     recorder();
@@ -287,7 +283,7 @@ fn another_agent_and_a_daemon_below_are_instances_of_their_own() {
 
 #[test]
 fn what_left_the_tree_for_init_keeps_its_mark() {
-    if is_left_out("what_left_the_tree_for_init_keeps_its_mark") {
+    if !can_record("what_left_the_tree_for_init_keeps_its_mark") {
         return;
     }
     recorder();
@@ -313,7 +309,7 @@ fn what_left_the_tree_for_init_keeps_its_mark() {
 
 #[test]
 fn what_others_start_for_an_agent_is_told_by_its_session() {
-    if is_left_out("what_others_start_for_an_agent_is_told_by_its_session") {
+    if !can_record("what_others_start_for_an_agent_is_told_by_its_session") {
         return;
     }
     recorder();
@@ -370,7 +366,7 @@ fn what_others_start_for_an_agent_is_told_by_its_session() {
 
 #[test]
 fn a_marker_without_a_session_tells_the_only_agent_of_the_user() {
-    if is_left_out("a_marker_without_a_session_tells_the_only_agent_of_the_user") {
+    if !can_record("a_marker_without_a_session_tells_the_only_agent_of_the_user") {
         return;
     }
     recorder();
@@ -412,7 +408,7 @@ fn tmux(agent: &Living, work: &Work) {
 
 #[test]
 fn an_extensions_native_program_is_below_the_editor_and_the_editors_helpers_are_it() {
-    if is_left_out("an_extensions_native_program_is_below_the_editor_and_the_editors_helpers_are_it") {
+    if !can_record("an_extensions_native_program_is_below_the_editor_and_the_editors_helpers_are_it") {
         return;
     }
     recorder();
@@ -439,7 +435,7 @@ fn an_extensions_native_program_is_below_the_editor_and_the_editors_helpers_are_
 
 #[test]
 fn an_editors_program_is_node_to_an_extension_and_an_editor_to_who_opens_a_file() {
-    if is_left_out("an_editors_program_is_node_to_an_extension_and_an_editor_to_who_opens_a_file") {
+    if !can_record("an_editors_program_is_node_to_an_extension_and_an_editor_to_who_opens_a_file") {
         return;
     }
     recorder();

@@ -132,7 +132,7 @@ pub(super) struct Program {
 }
 
 /// `USER_HZ` is 100 on every processor that we know (`include/asm-generic/param.h`).
-const TICK_NS: u64 = 10_000_000;
+pub(super) const TICK_NS: u64 = 10_000_000;
 
 /// Of an environment, from its beginning.
 const ENVIRONMENT_BYTES: u64 = 64 << 10;

@@ -11,6 +11,7 @@ use crate::collect::{self, Collector};
 use crate::event::{Event, Exec, ProcessKey};
 use crate::hash::fnv1a;
 use crate::identify::{Match, Role, is_interpreter};
+use crate::record::inspect::TICK_NS;
 use crate::record::rows::AgentRow;
 
 /// A variable whose value is so long holds the id of a session. Others only say that there is an agent (`CLAUDECODE=1`).
@@ -87,10 +88,19 @@ impl Engine {
             let (index, instance) = of_agent.next()?;
             // With an id, it would have been found by that.
             let has_id = ids().any(|(of, _)| self.sets(instance, of));
-            (of_agent.next().is_none() && !has_id).then_some((index, instance))
+            let sure = of_agent.next().is_none() && !has_id && !self.had_before(exec.parent, name, instance);
+            sure.then_some((index, instance))
         };
         let found = markers.iter().filter_map(|(name, _)| only(name));
         found.max_by_key(|(_, instance)| instance.root.start_ns).map(|(index, _)| *index)
+    }
+
+    /// Whether the parent had the variable before this instance began: then it is another one's, such as that of an agent
+    /// that started the server and ended.
+    fn had_before(&self, parent: u32, variable: &str, instance: &Instance) -> bool {
+        let Some(standing) = self.machine.standing(parent) else { return false };
+        let parent = ProcessKey { pid: parent, start_ns: standing.start_ticks * TICK_NS };
+        parent.start_ns < instance.root.start_ns && !self.machine.variables(parent, &[variable.to_owned()]).is_empty()
     }
 
     fn sets(&self, instance: &Instance, variable: &str) -> bool {

@@ -60,6 +60,18 @@ fn only_the_session_tells_one_agent_from_another() {
 }
 
 #[test]
+fn a_flag_that_the_parent_had_before_is_another_agents() {
+    let mut bench = Bench::new();
+    *bench.machine.0.borrow_mut() = [(8, 1), (9, 1)].into();
+    bench.machine.1.borrow_mut().insert(8, vec!["CLAUDECODE=1".to_owned()]);
+    agent(&mut bench, 10, mark(1), ID);
+    bench.feed_marked(40, mark(4), sh(8, &["CLAUDECODE=1"]));
+    assert_eq!(of(&bench, 40), []);
+    bench.feed_marked(41, mark(5), sh(9, &["CLAUDECODE=1"]));
+    assert_eq!(of(&bench, 41), [(10, "marker")]);
+}
+
+#[test]
 fn a_session_belongs_to_the_agent_that_had_it_first() {
     let mut bench = Bench::new();
     agent(&mut bench, 10, MARK, ID);
