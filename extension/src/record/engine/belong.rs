@@ -75,8 +75,11 @@ impl Engine {
             |instance: &Instance| instance.alive > 0 && instance.tracks_children && instance.root.start_ns <= start_ns;
         let living = || self.instances.iter().filter(|(_, instance)| older(instance));
         let ids = || markers.iter().filter(|(_, value)| is_id(value));
+        // Whoever runs a container is root there; another user may say what it likes.
+        let may_be = |instance: &Instance| exec.uid == 0 || instance.row.uid == i64::from(exec.uid);
         // An agent below another one has the other's variables as well: the younger one is the nearer.
         let by_id = living()
+            .filter(|(_, instance)| may_be(instance))
             .filter(|(_, instance)| ids().any(|(_, id)| instance.sessions.iter().any(|session| session == id)))
             .max_by_key(|(_, instance)| instance.root.start_ns);
         if let Some((index, _)) = by_id {

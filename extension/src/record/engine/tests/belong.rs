@@ -60,6 +60,18 @@ fn only_the_session_tells_one_agent_from_another() {
 }
 
 #[test]
+fn another_user_belongs_to_nobody_whatever_it_says() {
+    let mut bench = Bench::new();
+    agent(&mut bench, 10, mark(1), ID);
+    for (pid, marker) in [(40, "CLAUDECODE=1"), (41, ID)] {
+        let EventKind::Exec(mut exec) = sh(1, &[marker]) else { panic!("no exec") };
+        exec.uid = 1000;
+        bench.feed_marked(pid, mark(pid), EventKind::Exec(exec));
+        assert_eq!(of(&bench, pid.into()), []);
+    }
+}
+
+#[test]
 fn a_flag_that_the_parent_had_before_is_another_agents() {
     let mut bench = Bench::new();
     *bench.machine.0.borrow_mut() = [(8, 1), (9, 1)].into();
