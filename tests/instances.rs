@@ -458,3 +458,32 @@ fn an_editors_program_is_node_to_an_extension_and_an_editor_to_who_opens_a_file(
     assert_eq!(cells(&agents, ["agent", "category"]), [wanted]);
     assert_eq!(work.is_made("by-the-server")["agent_id"], agents[0]["agent_id"]);
 }
+
+#[test]
+fn what_init_has_taken_before_recording_begins_is_known_by_its_session() {
+    if !can_record("what_init_has_taken_before_recording_begins_is_known_by_its_session") {
+        return;
+    }
+    let work = Work::new();
+    // One child of the agent, and one whose parent has ended.
+    let script = "export ALPHA_SESSION=session-of-before; wait='while ! [ -e end ]; do sleep 0.05; done'; \
+        bash -c \"$wait; echo 1 >by-the-child\" & \
+        bash -c \"(bash -c '$wait; echo 1 >by-the-orphan') & true\"";
+    let agent = work.live("alpha", script);
+    let folder = lab().at("signatures");
+    let late = Recorder::start(&["--syscalls", "always", "--signatures", folder.to_str().unwrap()]);
+    let how = format!(
+        "SELECT group_concat(how, ' ') FROM (SELECT DISTINCT how FROM agent_processes WHERE name = 'bash' AND cwd = '{}' \
+         AND agent_id = (SELECT agent_id FROM ai_agents WHERE pid = {}) ORDER BY how)",
+        work.path().display(),
+        agent.child.id()
+    );
+    late.wait_for(&how, "adopted marker");
+    agent.end();
+    let made = format!(
+        "SELECT group_concat(p.how || ' ' || (p.agent_id = f.agent_id), ', ') FROM agent_file_ops f JOIN agent_processes p ON \
+         p.eid = f.process_eid WHERE f.operation = 'create' AND f.path = '{}'",
+        work.path().join("by-the-orphan").display()
+    );
+    late.wait_for(&made, "marker 1");
+}
