@@ -18,6 +18,7 @@
 #include "reads.h"
 #include "maps.h"
 #include "paths.h"
+#include "environment.h"
 #include "process.h"
 #include "calls.h"
 #include "files.h"

@@ -55,6 +55,9 @@
 /* Value of the table of literals. */
 #define AQ_LITERAL 1
 #define AQ_INTERPRETER 2
+#define AQ_MARKER_LEAST 4 /* bytes of the shortest name of such a variable */
+#define AQ_MARKER_HASH 0x9e3779b1u /* of its first four bytes, by multiplication: the upper eight bits */
+#define AQ_MARKER 4 /* name of a variable that an agent sets in the environment of what it starts */
 
 /* aq_open.how */
 #define AQ_OPEN_READ 0
@@ -138,7 +141,7 @@ struct aq_exec {
 	__u16 path_length;
 	__u16 exec_path_length;
 	__u16 cwd_length;
-	__u16 padding;
+	__u16 markers_length; /* variables of the environment as NAME=VALUE, each ended by NUL; the last of the texts */
 	char tty[16];
 };
 
@@ -249,9 +252,12 @@ struct aq_slot {
 /* What the recorder asks of the programs at run time. */
 struct aq_control {
 	__u32 show_every_exec; /* a signature has no literal */
+	__u32 look_for_markers; /* an agent lives that leaves its name in the environment of what it starts */
 	__u32 mark_root; /* process whose tree mark_tree marks */
 	__u32 mark_slot;
 	__u32 mark_generation;
+	__u32 padding;
+	__u64 marker_bits[4]; /* which hashes of AQ_MARKER_HASH there are */
 };
 
 /* What the recorder says of itself. */
@@ -331,7 +337,7 @@ _Static_assert(sizeof(struct aq_name) == AQ_TEXT, "aq_name");
 _Static_assert(sizeof(struct aq_request) == 72, "aq_request");
 _Static_assert(sizeof(struct aq_counters) == 64, "aq_counters");
 _Static_assert(sizeof(struct aq_slot) == 24, "aq_slot");
-_Static_assert(sizeof(struct aq_control) == 16, "aq_control");
+_Static_assert(sizeof(struct aq_control) == 56, "aq_control");
 _Static_assert(sizeof(struct aq_recorder) == 32, "aq_recorder");
 _Static_assert(sizeof(struct aq_file) == 64, "aq_file");
 

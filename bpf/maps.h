@@ -155,6 +155,13 @@ struct {
 	__type(value, struct record);
 } records SEC(".maps");
 
+static __always_inline __u32 literal(const char *component)
+{
+	__u32 *value = bpf_map_lookup_elem(&literals, component);
+
+	return value ? *value : 0;
+}
+
 static __always_inline struct aq_control *control_now(void)
 {
 	__u32 zero = 0;

@@ -69,13 +69,6 @@ int BPF_PROG(on_newtask, struct task_struct *child, __u64 clone_flags)
 	return 0;
 }
 
-static __always_inline __u32 literal(const char *component)
-{
-	__u32 *value = bpf_map_lookup_elem(&literals, component);
-
-	return value ? *value : 0;
-}
-
 /* Looks up the last components of the executable's path. Returns AQ_LITERAL and AQ_INTERPRETER as they hold. */
 static __always_inline __u32 look_at_image(struct words *words, struct file *image)
 {
@@ -228,7 +221,7 @@ static __always_inline void describe(struct record *record, struct task_struct *
 	record->exec.uid = BPF_CORE_READ(task, real_cred, uid.val);
 	record->exec.gid = BPF_CORE_READ(task, real_cred, gid.val);
 	record->exec.mount_ns = BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
-	record->exec.padding = 0;
+	record->exec.markers_length = 0;
 	record->exec.tty[0] = 0;
 	bpf_probe_read_kernel_str(record->exec.tty, sizeof(record->exec.tty),
 				  tty ? (void *)tty + bpf_core_field_offset(struct tty_struct, name) : NULL);
@@ -245,14 +238,17 @@ int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm
 	struct mm_struct *mm = task->mm;
 	struct file *image = mm->exe_file;
 	bool candidate, fresh = false, cut = false;
+	__u32 markers = 0;
 	__u64 start, end, bytes;
 	long length;
 
 	if ((slot && slot->state == AQ_SLOT_MUTED) || !is_heard())
 		return 0;
 	candidate = may_be_agent(task, image);
+	if (control_now() && control_now()->look_for_markers)
+		markers = look_at_environment(mm);
 	if (!is_shown(slot)) {
-		if (candidate) {
+		if (candidate || markers) {
 			COUNT(AQ_EXEC, seen);
 			if (!mark_provisional(task, &mark)) {
 				COUNT(AQ_EXEC, throttled); /* every slot is in use */
@@ -309,6 +305,8 @@ int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm
 		record->header.flags |= AQ_TRUNCATED;
 	record->exec.argv_length = bytes;
 	at += bytes;
+	if (markers)
+		at += append_markers(record, at);
 	if (at > AQ_DATA_MAX)
 		goto oversized;
 	if (!submit(&record->header, AQ_TEXT + at, true) && fresh)

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod pack;
 mod settings;
 mod signatures;
 
@@ -7,6 +8,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use agentquery::collect::{self, DegradationReason, Syscalls};
@@ -20,7 +22,7 @@ use agentquery::recorder::Settings;
 use agentquery::sensor::{Sensor, Standby};
 use agentquery::shell::format::{Mode, Writer};
 use agentquery::shell::{Backend, Error, describe, repl};
-use agentquery::{demo, doctor, export, install, log};
+use agentquery::{demo, doctor, export, install, log, packs};
 use anyhow::{Context as _, anyhow};
 use clap::{ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use signatures::SignaturesCommand;
@@ -170,7 +172,7 @@ Example: agentquery export --since 7d --tables agent_file_ops --format csv files
     /// Check the configuration, or show the settings that hold
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// List the signatures of agents, check files of them, or explain what a process would be taken for
+    /// List the signatures of agents, check files of them, explain what a process would be taken for, or install a pack
     #[command(subcommand)]
     Signatures(SignaturesCommand),
     /// Say what works on this machine, what does not, and how to mend it
@@ -307,7 +309,8 @@ impl Recording {
         let pin = self.pin.clone().or(config.pin).or_else(|| usual().then(|| PINS.into()));
         // Without a history it is not known how far the last recorder came.
         let pins = pin.filter(|folder| folder != Path::new(NONE) && history.is_some());
-        (Settings { syscalls, signature_dirs, history, pins, faults: Vec::new() }, place)
+        let packs = Some(place.state_dir.join(packs::DIRECTORY));
+        (Settings { syscalls, signature_dirs, packs, history, pins, ..Settings::default() }, place)
     }
 
     /// The configuration, or the one without a file and what is wrong with the file.
@@ -333,9 +336,18 @@ impl Recording {
         if standby == Standby::Reluctant {
             settings.pins = None; // a shell leaves nothing behind
         }
+        if standby == Standby::Ready {
+            reload_on_hangup(&settings)?;
+        }
         make_socket_dir(&place)?;
         Ok(Sensor::start(settings, place, standby)?)
     }
+}
+
+/// Where signatures are read, besides those that are compiled in; later ones replace earlier ones.
+fn directories_of_signatures(settings: Settings) -> Vec<PathBuf> {
+    let packs = settings.packs.as_deref().map(packs::installed).unwrap_or_default();
+    [packs, settings.signature_dirs].concat()
 }
 
 /// How much of the history is kept.
@@ -350,6 +362,12 @@ fn retention(config: &Config) -> Retention {
 fn is_root() -> bool {
     // SAFETY: geteuid has no preconditions.
     unsafe { libc::geteuid() == 0 }
+}
+
+/// SIGHUP has a service read its signatures and rules anew.
+fn reload_on_hangup(settings: &Settings) -> anyhow::Result<()> {
+    signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&settings.reload))?;
+    Ok(())
 }
 
 /// The directory of the default socket. Others are made by whoever chooses them.
@@ -418,14 +436,12 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
         Command::Run { socket } => serve(&recording, socket),
         Command::Config(ConfigCommand::Check) => settings::check(&recording),
         Command::Config(ConfigCommand::Show) => settings::show(&recording, &matches, &mut io::stdout().lock()),
-        Command::Signatures(command) => {
-            let (settings, _) = recording.settings(Config::load(recording.config.as_deref())?, None);
-            signatures::run(&command, &settings.signature_dirs)
-        }
+        Command::Signatures(command) => signatures::run(&recording, &command),
         Command::Doctor { json } => {
             let (config, fault) = recording.config_or_fault();
             let (settings, place) = recording.settings(config, None);
-            let subject = doctor::Subject { place: &place, signature_dirs: &settings.signature_dirs, fault };
+            let signature_dirs = directories_of_signatures(settings);
+            let subject = doctor::Subject { place: &place, signature_dirs: &signature_dirs, fault };
             Ok(doctor::run(&subject, json)?)
         }
         Command::Install(installing) => Ok(install::install(&installing.into(), &mut |step| println!("{step}"))?),
@@ -508,6 +524,7 @@ fn extend(recording: &Recording, extension: &Extension) -> anyhow::Result<()> {
         settings.faults.push(fault);
     }
     make_socket_dir(&place)?;
+    reload_on_hangup(&settings)?;
     let sensor = Sensor::start(settings, place, Standby::Ready)?;
     let options = osquery::extension::Options {
         socket: extension.socket.clone(),

@@ -86,6 +86,8 @@ pub struct Interest {
     pub literals: Vec<String>,
     /// Names of interpreters, whose arguments are looked at.
     pub interpreters: Vec<String>,
+    /// Names of the variables that agents set in the environment of what they start.
+    pub markers: Vec<String>,
     /// Some signature has no literal: show every exec.
     pub every_exec: bool,
 }
@@ -156,6 +158,17 @@ pub trait Collector {
 
     /// How many agents live: decides about the hook on system calls.
     fn agents_live(&mut self, agents: usize);
+
+    /// Other signatures hold now. There is no moment at which neither what was looked for is told nor what is looked for.
+    fn set_interest(&mut self, interest: &Interest) {
+        let _ = interest;
+    }
+
+    /// Whether some agent lives that sets variables in the environment of what it starts: whoever begins a program with
+    /// such a variable is told then, under a mark of its own.
+    fn look_for_markers(&mut self, wanted: bool) {
+        let _ = wanted;
+    }
 
     /// Looks for files that ended without a close; to be called when a process ended or replaced its program.
     fn sweep(&mut self);

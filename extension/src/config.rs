@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 
 use crate::collect::Syscalls;
+use crate::packs;
 use crate::trust::{self, TrustError};
 use crate::yaml;
 
@@ -25,8 +26,17 @@ pub const SIGNATURES: &str = "/etc/agentquery/signatures";
 pub const NONE: &str = "none";
 
 /// The keys of the file, in the order in which they are shown.
-pub const KEYS: [&str; 8] =
-    ["syscalls", "signatures", "state_dir", "socket", "database", "pin", "retention_days", "retention_bytes"];
+pub const KEYS: [&str; 9] = [
+    "syscalls",
+    "signatures",
+    "state_dir",
+    "socket",
+    "database",
+    "pin",
+    "retention_days",
+    "retention_bytes",
+    "pack_keys",
+];
 
 /// Bytes of it.
 const MAX_FILE: u64 = 64 << 10;
@@ -61,6 +71,9 @@ pub struct Config {
     /// Bytes of the history's file that may be in use.
     #[serde(deserialize_with = "bytes")]
     pub retention_bytes: Option<u64>,
+    /// Public keys of those whose packs of signatures may be installed.
+    #[serde(deserialize_with = "keys")]
+    pub pack_keys: Vec<String>,
 }
 
 /// A file's settings, and where each stands.
@@ -128,6 +141,14 @@ fn path_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Pat
 fn paths<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
     let paths = Option::<Vec<PathBuf>>::deserialize(deserializer)?.unwrap_or_default();
     paths.into_iter().map(absolute).collect::<Result<_, _>>().map_err(D::Error::custom)
+}
+
+fn keys<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let keys = Option::<Vec<String>>::deserialize(deserializer)?.unwrap_or_default();
+    match keys.iter().find(|key| !packs::is_key(key)) {
+        Some(key) => Err(D::Error::custom(format!("{key:?} is no public key of minisign, which begins with RW"))),
+        None => Ok(keys),
+    }
 }
 
 fn days<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
@@ -273,6 +294,7 @@ mod tests {
             pin: None,
             retention_days: Some(7),
             retention_bytes: Some(100_000_000),
+            pack_keys: Vec::new(),
         };
         assert_eq!(config, expected);
         assert_eq!(read("").unwrap(), Config::default());
@@ -295,6 +317,7 @@ mod tests {
             ("\nstate_dir: ''", "2:12: ", "absolute"),
             ("signatures: [/a, b]", "1:", "b is not an absolute path"),
             ("database: history.duckdb", "1:11: ", "absolute"),
+            ("pack_keys: [RWkey]", "1:", "is no public key of minisign"),
             ("retention_days: 0", "1:17: ", "from 1 to 36500"),
             ("retention_days: -1", "1:17: ", ""),
             ("retention_days: a week", "1:17: ", ""),

@@ -94,6 +94,8 @@ pub struct Exec {
     pub cwd: String,
     /// The arguments, the first is the program's own name for itself.
     pub argv: Vec<String>,
+    /// Variables of the environment, as `NAME=VALUE`, that agents set for what they start.
+    pub markers: Vec<String>,
     /// The kernel saw a literal of a signature in path or arguments.
     pub candidate: bool,
     /// Part of path, arguments or directory was cut off.

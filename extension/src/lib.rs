@@ -27,6 +27,7 @@ pub mod log;
 mod meant;
 #[cfg(unix)]
 pub mod osquery;
+pub mod packs;
 pub mod record;
 pub mod recorder;
 #[cfg(unix)]

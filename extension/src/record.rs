@@ -16,4 +16,5 @@ pub mod rows;
 mod store;
 
 pub use engine::{Boot, Engine};
+pub(crate) use inspect::EDITORS;
 pub use store::{Probe, State, Store};

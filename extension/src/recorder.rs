@@ -4,18 +4,20 @@
 //! is always in the store. Whether the collector loads is known when [`Recorder::start`] returns.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+mod reload;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::collect::{self, CollectError, Collector, DegradationReason, Interest, Kept, Syscalls};
-use crate::enrich::Meaning;
+use crate::collect::{self, CollectError, Collector, DegradationReason, Kept, Syscalls};
 use crate::history;
-use crate::identify::{Catalogue, INTERPRETERS};
 use crate::inside::mount_ns_of;
 use crate::record::{Boot, Engine, Store};
+use reload::{Loaded, Sources, Watch};
 
 /// Between two looks while an agent lives: file events do not wake us.
 const BUSY: Duration = Duration::from_millis(4);
@@ -29,6 +31,10 @@ pub struct Settings {
     pub syscalls: Syscalls,
     /// Folders with signatures of one's own, which override the ones of the same name that are compiled in.
     pub signature_dirs: Vec<PathBuf>,
+    /// Where packs of signatures were installed, which hold between those that are compiled in and one's own.
+    pub packs: Option<PathBuf>,
+    /// Set to have signatures and rules read anew, whether their files look changed or not.
+    pub reload: Arc<AtomicBool>,
     /// Where finished rows are kept, and for how long; none to hold them in memory alone.
     pub history: Option<history::Settings>,
     /// Folder in a BPF file system where the collector is kept for the next recorder; none to end it with this one.
@@ -54,6 +60,7 @@ pub struct Recorder {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
     writer: Option<history::Writer>,
+    _watch: Watch,
 }
 
 impl Recorder {
@@ -62,20 +69,11 @@ impl Recorder {
     /// # Errors
     /// When there is no collector for this machine; the message says what would be needed.
     pub fn start(settings: &Settings) -> Result<Self, Error> {
-        let catalogue = Arc::new(Catalogue::load(&settings.signature_dirs));
-        let meaning = Arc::new(Meaning::load(&settings.signature_dirs));
-        for row in catalogue.rows().into_iter().chain(meaning.rows()).filter(|row| row.status != "loaded") {
-            tracing::warn!(
-                source = &*row.source,
-                "a file is left out: {}",
-                row.message.as_deref().unwrap_or("no reason")
-            );
-        }
-        let interest = Interest {
-            literals: catalogue.literals(),
-            interpreters: INTERPRETERS.iter().map(|name| (*name).to_owned()).collect(),
-            every_exec: catalogue.needs_every_exec(),
-        };
+        let sources = Sources { packs: settings.packs.clone(), dirs: settings.signature_dirs.clone() };
+        let seen = sources.look();
+        let loaded = sources.load(&Loaded::default());
+        let watch = Watch::start(sources, (loaded.clone(), seen), Arc::clone(&settings.reload));
+        let (watch, changes) = watch.map_err(Error::Thread)?;
         let (syscalls, pins) = (settings.syscalls, settings.pins.clone());
         let store = Arc::new(Store::default());
         store.update(|state| state.faults.clone_from(&settings.faults));
@@ -94,7 +92,7 @@ impl Recorder {
                 // The collector is made in the thread that uses it: a thread born later would miss its mark as our own.
                 let durable = store.durable().unwrap_or_default();
                 let kept = pins.as_deref().map(|folder| Kept { folder, durable });
-                let mut collector = match collect::start(&interest, syscalls, kept) {
+                let mut collector = match collect::start(&loaded.interest(), syscalls, kept) {
                     Ok(collector) => collector,
                     Err(reason) => {
                         let _ = ready.send(Err(reason));
@@ -102,6 +100,7 @@ impl Recorder {
                     }
                 };
                 store.set_probe(collector.probe());
+                let Loaded { catalogue, meaning } = loaded;
                 let mut engine = Engine::new(Arc::clone(&store), catalogue, meaning, boot).above(floor);
                 if collector.resumes() {
                     engine.go_on(collect::boot_ns());
@@ -109,12 +108,12 @@ impl Recorder {
                     engine.adopt(collect::boot_ns(), &mut *collector);
                 }
                 let _ = ready.send(Ok(()));
-                tell_end(&store, || record(&store, engine, collector, &stop));
+                tell_end(&store, || record(&store, engine, collector, &changes, &stop));
             })
         };
         let thread = thread.map_err(Error::Thread)?;
         match started.recv() {
-            Ok(Ok(())) => Ok(Self { store, stop, thread: Some(thread), writer }),
+            Ok(Ok(())) => Ok(Self { store, stop, thread: Some(thread), writer, _watch: watch }),
             Ok(Err(reason)) => Err(reason.into()),
             Err(_) => Err(Error::Collector(DegradationReason::Refused("the recording thread ended".into()))),
         }
@@ -159,6 +158,7 @@ fn record(
     store: &Store,
     mut engine: Engine,
     mut collector: Box<dyn Collector>,
+    changes: &Receiver<Loaded>,
     stop: &AtomicBool,
 ) -> Result<(), CollectError> {
     let mut events = Vec::new();
@@ -173,6 +173,11 @@ fn record(
         {
             let _whole = store.whole();
             engine.take(&mut events, collect::boot_ns(), &mut *collector);
+            if let Ok(loaded) = changes.try_recv() {
+                // What begins from now on is told, and after that it is asked for what runs.
+                collector.set_interest(&loaded.interest());
+                engine.reload(loaded.catalogue, loaded.meaning, collect::boot_ns(), &mut *collector);
+            }
             store.update(|state| state.place = collector.place());
         }
         collector.commit(engine.discarded(), store.durable());

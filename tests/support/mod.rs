@@ -181,12 +181,17 @@ impl Drop for Recorder {
 
 /// One recorder for all tests: they tell their rows by the instance.
 pub fn recorder() -> &'static Recorder {
+    recorder_with(|| Recorder::start(&["--syscalls", "always"]))
+}
+
+/// The same, started in a way of the file's own.
+pub fn recorder_with(start: impl FnOnce() -> Recorder + Send + 'static) -> &'static Recorder {
     static RECORDER: OnceLock<Recorder> = OnceLock::new();
     RECORDER.get_or_init(|| {
         // It dies with the thread that started it, which therefore must not be a test's.
         let (sender, receiver) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
-            sender.send(Recorder::start(&["--syscalls", "always"])).unwrap();
+            sender.send(start()).unwrap();
             loop {
                 std::thread::park();
             }

@@ -89,6 +89,7 @@ fn value(key: &str, recording: &Recording, source: &Source) -> String {
         "pin" => settings.pins.map_or_else(|| NONE.to_owned(), |folder| quoted(&folder)),
         "retention_days" => (retention(&source.config).seconds / 86_400).to_string(),
         "retention_bytes" => retention(&source.config).bytes.to_string(),
+        "pack_keys" => format!("[{}]", source.config.pack_keys.join(", ")),
         _ => String::new(),
     }
 }
@@ -126,6 +127,7 @@ fn value_is_set(key: &str, source: &Source) -> bool {
         "pin" => config.pin.is_some(),
         "retention_days" => config.retention_days.is_some(),
         "retention_bytes" => config.retention_bytes.is_some(),
+        "pack_keys" => !config.pack_keys.is_empty(),
         _ => false,
     }
 }
@@ -171,6 +173,7 @@ mod tests {
             "pin: none # default",
             "retention_days: 30 # default",
             "retention_bytes: 67108864 # FILE:5",
+            "pack_keys: [] # default",
         ];
         let arguments = ["--syscalls", "always", "--database", "none", "--signatures", "/more"];
         assert_eq!(shown(&file, &arguments), expected);
@@ -184,6 +187,7 @@ mod tests {
             "pin: none # FILE:1",
             "retention_days: 30 # default",
             "retention_bytes: 1073741824 # default",
+            "pack_keys: [] # default",
         ];
         assert_eq!(shown(&file, &[]), expected);
     }

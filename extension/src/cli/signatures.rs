@@ -1,12 +1,15 @@
-//! `signatures list`, `check` and `test`: what is recognised, whether files are right, and why a process is an agent.
+//! `signatures list`, `check`, `test` and so on: what is recognised, whether files are right, and why a process is an agent.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use agentquery::config::Config;
 use agentquery::identify::{Ask, Catalogue, Match, ProcessFacts, RULES, Rule, Trial, VersionSource, package_version};
 use agentquery::record::rows::SignatureRow;
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
+
+use super::{Recording, directories_of_signatures, pack};
 
 /// Bytes of a file that is looked at to tell a version.
 const SMALL: u64 = 1 << 20;
@@ -27,6 +30,7 @@ Example: agentquery signatures test --exe /usr/bin/node --argv node /usr/local/b
     Test(Process),
     /// Write the JSON Schema of signature files, for editors
     Schema,
+    Install(pack::Install),
 }
 
 /// A process that need not exist.
@@ -57,12 +61,17 @@ pub(super) struct Process {
 const SCHEMA: &str = include_str!("../../../schemas/signature.schema.json");
 
 /// Does what is asked.
-pub(super) fn run(command: &SignaturesCommand, dirs: &[PathBuf]) -> anyhow::Result<()> {
+pub(super) fn run(recording: &Recording, command: &SignaturesCommand) -> anyhow::Result<()> {
+    let loaded = || -> anyhow::Result<Catalogue> {
+        let (settings, _) = recording.settings(Config::load(recording.config.as_deref())?, None);
+        Ok(Catalogue::load(&directories_of_signatures(settings)))
+    };
     let out = &mut io::stdout().lock();
     let result = match command {
-        SignaturesCommand::List => list(&Catalogue::load(dirs).rows(), out),
+        SignaturesCommand::List => list(&loaded()?.rows(), out),
         SignaturesCommand::Check { files } => return check(files, out),
-        SignaturesCommand::Test(process) => return test(process, &Catalogue::load(dirs), out),
+        SignaturesCommand::Test(process) => return test(process, &loaded()?, out),
+        SignaturesCommand::Install(what) => return pack::run(recording, what),
         SignaturesCommand::Schema => out.write_all(SCHEMA.as_bytes()),
     };
     Ok(super::settings::unless_closed(result)?)

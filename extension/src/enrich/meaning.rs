@@ -2,6 +2,7 @@
 //!
 //! A bad file is refused with its line and what is wrong; what is compiled in, and the other files, still hold.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use serde_saphyr::{Location, Spanned};
@@ -22,7 +23,17 @@ pub struct Meaning {
     pub endpoints: Endpoints,
     /// What files are.
     pub files: FileRules,
-    refused: Vec<(String, FileError)>,
+    /// Of each file the text that holds.
+    good: HashMap<String, String>,
+    refused: Vec<Refused>,
+}
+
+#[derive(Debug)]
+struct Refused {
+    source: String,
+    error: FileError,
+    /// Its last good version holds.
+    kept: bool,
 }
 
 impl Meaning {
@@ -35,39 +46,67 @@ impl Meaning {
     /// The rules of the directories, the last one's first, and behind them those that are compiled in.
     #[must_use]
     pub fn load(dirs: &[PathBuf]) -> Self {
+        Self::load_after(dirs, &Self::default())
+    }
+
+    /// The same, when others were loaded before: of a file that is bad by now the last good version is kept.
+    #[must_use]
+    pub fn load_after(dirs: &[PathBuf], before: &Self) -> Self {
         let mut meaning = Self::default();
         for name in RULES {
             for file in dirs.iter().rev().map(|dir| dir.join(name)).filter(|file| file.symlink_metadata().is_ok()) {
                 let source = file.display().to_string();
-                let added = yaml::read(&file).and_then(|text| meaning.add(name, &source, &text));
-                meaning.refused.extend(added.err().map(|error| (source, error)));
+                if let Err(error) = yaml::read(&file).and_then(|text| meaning.add(name, &source, &text)) {
+                    let last = before.good.get(&source);
+                    let kept = last.is_some_and(|text| meaning.add(name, &source, text).is_ok());
+                    meaning.refused.push(Refused { source, error, kept });
+                }
             }
             let (source, text) =
                 if name == "files.yaml" { ("builtin:files", FILE_RULES) } else { ("builtin:endpoints", ENDPOINTS) };
-            let added = meaning.add(name, source, text);
-            meaning.refused.extend(added.err().map(|error| (source.to_owned(), error)));
+            if let Err(error) = meaning.add(name, source, text) {
+                meaning.refused.push(Refused { source: source.to_owned(), error, kept: false });
+            }
         }
         meaning
+    }
+
+    /// Whether this is the text of a file of rules, of that name.
+    ///
+    /// # Errors
+    /// What is wrong with it, and where.
+    pub fn check(name: &str, source: &str, text: &str) -> Result<(), FileError> {
+        Self::default().add(name, source, text)
     }
 
     fn add(&mut self, name: &str, source: &str, text: &str) -> Result<(), FileError> {
         let check = Check { source };
         if name == "files.yaml" {
-            self.files.add(&yaml::parse_file(source, text)?, &check)
+            self.files.add(&yaml::parse_file(source, text)?, &check)?;
         } else {
-            self.endpoints.add(&yaml::parse_file(source, text)?, &check)
+            self.endpoints.add(&yaml::parse_file(source, text)?, &check)?;
         }
+        self.good.insert(source.to_owned(), text.to_owned());
+        Ok(())
     }
 
     /// A row a file that was refused, for `agent_signatures`.
     pub fn rows(&self) -> impl Iterator<Item = SignatureRow> {
-        self.refused.iter().map(|(source, error)| SignatureRow {
-            agent: source.rsplit('/').next().unwrap_or(source).into(),
-            display_name: source.rsplit('/').next().unwrap_or(source).into(),
-            source: source.as_str().into(),
-            status: "refused",
-            message: Some(error.to_string().into()),
-            ..SignatureRow::default()
+        self.refused.iter().map(|Refused { source, error, kept }| {
+            let name = source.rsplit('/').next().unwrap_or(source);
+            let (status, message) = if *kept {
+                ("kept", format!("its last good version holds: {error}"))
+            } else {
+                ("refused", error.to_string())
+            };
+            SignatureRow {
+                agent: name.into(),
+                display_name: name.into(),
+                source: source.as_str().into(),
+                status,
+                message: Some(message.into()),
+                ..SignatureRow::default()
+            }
         })
     }
 }

@@ -11,6 +11,7 @@ use super::signature::{Score, Signature};
 use super::{ARGUMENTS, Ask, Match, NothingToAsk, ProcessFacts, builtin, is_interpreter, window};
 use crate::record::rows::SignatureRow;
 use crate::trust::{self, TrustError};
+use crate::value::Text;
 use crate::yaml::{self, FileError};
 
 /// Files that are read of one directory.
@@ -52,6 +53,8 @@ struct Entry {
     /// Which directory it is from; 0 for those that are compiled in.
     origin: usize,
     replaces: Option<String>,
+    /// What is wrong with the file by now: this is its last good version.
+    broken: Option<String>,
 }
 
 #[derive(Debug)]
@@ -72,6 +75,12 @@ impl Catalogue {
     /// A directory that is not there has none; a bad file is refused, and the others still count.
     #[must_use]
     pub fn load(dirs: &[PathBuf]) -> Self {
+        Self::load_after(dirs, &Self::default())
+    }
+
+    /// The same, when others were loaded before: of a file that is bad by now the last good version is kept.
+    #[must_use]
+    pub fn load_after(dirs: &[PathBuf], before: &Self) -> Self {
         let mut catalogue = Self::default();
         for (name, text) in builtin::FILES {
             let source = format!("builtin:{name}");
@@ -79,7 +88,7 @@ impl Catalogue {
             catalogue.add((*name).to_owned(), source, compiled, 0);
         }
         for (index, dir) in dirs.iter().enumerate() {
-            catalogue.add_directory(dir, index + 1);
+            catalogue.add_directory(dir, index + 1, before);
         }
         catalogue.index();
         catalogue
@@ -104,16 +113,33 @@ impl Catalogue {
         checked
     }
 
-    fn add_directory(&mut self, dir: &Path, origin: usize) {
+    /// The name of the agent that this text is a signature of.
+    ///
+    /// # Errors
+    /// What is wrong with it, and where.
+    pub fn name_in(source: &str, text: &str) -> Result<Text, SignatureError> {
+        Signature::compile(source, text).map(|signature| signature.name)
+    }
+
+    fn add_directory(&mut self, dir: &Path, origin: usize, before: &Self) {
         let files = match signature_files(dir) {
             Ok(files) => files,
-            Err(error) => return self.refuse(dir, error),
+            Err(error) => {
+                for entry in before.entries.iter().filter(|entry| Path::new(&entry.source).parent() == Some(dir)) {
+                    self.keep(entry, error.to_string(), origin);
+                }
+                return self.refuse(dir, error);
+            }
         };
         for file in files.iter().take(MAX_FILES) {
             let source = file.display().to_string();
             let text = yaml::read(file).map_err(SignatureError::from);
             let compiled = text.and_then(|text| Signature::compile(&source, &text));
-            self.add(name_of(file), source, compiled, origin);
+            let last = before.entries.iter().find(|entry| entry.source == source);
+            match (compiled, last) {
+                (Err(error), Some(last)) => self.keep(last, error.to_string(), origin),
+                (compiled, _) => self.add(name_of(file), source, compiled, origin),
+            }
         }
         if files.len() > MAX_FILES {
             self.refuse(dir, SignatureError::TooMany { dir: dir.into(), limit: MAX_FILES });
@@ -124,24 +150,35 @@ impl Catalogue {
         self.add(name_of(path), path.display().to_string(), Err(error), 0);
     }
 
+    fn keep(&mut self, last: &Entry, broken: String, origin: usize) {
+        let (signature, source) = (last.signature.clone(), last.source.clone());
+        self.put(
+            name_of(Path::new(&last.source)),
+            Entry { signature, source, origin, replaces: None, broken: Some(broken) },
+        );
+    }
+
     fn add(&mut self, name: String, source: String, compiled: Result<Signature, SignatureError>, origin: usize) {
         let signature = match compiled {
             Ok(signature) => Arc::new(signature),
             Err(error) => return self.refused.push(Refused { name, source, error }),
         };
-        let Some(index) = self.by_name.get(&*signature.name).copied() else {
-            self.by_name.insert((*signature.name).into(), self.entries.len());
-            return self.entries.push(Entry { signature, source, origin, replaces: None });
+        self.put(name, Entry { signature, source, origin, replaces: None, broken: None });
+    }
+
+    fn put(&mut self, name: String, new: Entry) {
+        let Some(index) = self.by_name.get(&*new.signature.name).copied() else {
+            self.by_name.insert((*new.signature.name).into(), self.entries.len());
+            return self.entries.push(new);
         };
         let Some(entry) = self.entries.get_mut(index) else { return };
-        if entry.origin == origin {
+        if entry.origin == new.origin {
             // Which of the two is meant nobody can know: the first one stays, so that it is the same at every start.
-            let error = twice(&signature, &source, &entry.source);
-            return self.refused.push(Refused { name, source, error });
+            let error = twice(&new.signature, &new.source, &entry.source);
+            return self.refused.push(Refused { name, source: new.source, error });
         }
-        entry.replaces = Some(std::mem::replace(&mut entry.source, source));
-        entry.signature = signature;
-        entry.origin = origin;
+        let replaces = Some(std::mem::take(&mut entry.source));
+        *entry = Entry { replaces, ..new };
     }
 
     fn index(&mut self) {
@@ -261,6 +298,13 @@ impl Catalogue {
         literals
     }
 
+    /// Variables that agents set in the environment of what they start.
+    #[must_use]
+    pub fn markers(&self) -> Vec<String> {
+        let all: BTreeSet<&String> = self.signatures().flat_map(|signature| &signature.child_env).collect();
+        all.into_iter().cloned().collect()
+    }
+
     /// Whether some signature has no such component, so that every exec must be looked at in user space.
     #[must_use]
     pub fn needs_every_exec(&self) -> bool {
@@ -272,7 +316,8 @@ impl Entry {
     fn row(&self) -> SignatureRow {
         let signature = &*self.signature;
         let late = signature.literals().1;
-        let mut remarks = Vec::new();
+        let mut remarks: Vec<_> =
+            self.broken.iter().map(|broken| format!("its last good version holds: {broken}")).collect();
         if let Some(replaces) = &self.replaces {
             remarks.push(format!("replaces {replaces}"));
         }
@@ -289,7 +334,7 @@ impl Entry {
             vendor: signature.vendor.clone(),
             category: Some(signature.category.as_str().into()),
             source: self.source.as_str().into(),
-            status: "loaded",
+            status: if self.broken.is_some() { "kept" } else { "loaded" },
             message: (!remarks.is_empty()).then(|| remarks.join("; ").into()),
             early: late.is_empty(),
             rules: i64::try_from(signature.rules()).unwrap_or(i64::MAX),

@@ -18,6 +18,17 @@ use crate::yaml::{self, FileError};
 /// Entries that a list of a signature may have.
 const MAX_ENTRIES: usize = 256;
 
+/// Bytes of the name of a variable that is a marker: so many the kernel compares, and by the first ones it leaves most others
+/// behind.
+const MIN_MARKER: usize = 4;
+const MAX_MARKER: usize = 47;
+
+/// Variables that are in every environment.
+#[rustfmt::skip]
+const EVERYBODYS: &[&str] = &[
+    "DISPLAY", "EDITOR", "HOME", "LANG", "LOGNAME", "PATH", "SHELL", "SHLVL", "TERM", "TMPDIR", "USER",
+];
+
 /// Characters of an expression that a message shows.
 const SHOWN: usize = 80;
 
@@ -45,6 +56,7 @@ impl Signature {
             roles,
             version,
             sessions,
+            child_env,
             unattended,
             child_process_tracking,
             network_endpoints,
@@ -73,6 +85,7 @@ impl Signature {
             category,
             child_process_tracking,
             sessions: check.each("sessions", &sessions, Check::session)?,
+            child_env: check.each("child_env", &child_env, Check::marker)?,
             expected_endpoints: check.each("expected", &network_endpoints.expected, Check::host)?,
             suspicious_if_not_in_list: network_endpoints.suspicious_if_not_in_list,
             names: without(names, "names", is_interpreter, "an interpreter", &mut left_out),
@@ -337,6 +350,17 @@ impl Check<'_> {
             return Ok(text.value.clone());
         }
         let message = format!("{field}: {:?} must be the name of a variable; values are not looked at", text.value);
+        Err(self.wrong(text.referenced, message))
+    }
+
+    fn marker(&self, field: &str, text: &Spanned<String>) -> Result<String, SignatureError> {
+        let name = self.variable(field, text)?;
+        if (MIN_MARKER..=MAX_MARKER).contains(&name.len()) && !EVERYBODYS.contains(&&*name) {
+            return Ok(name);
+        }
+        let message = format!(
+            "{field}: {name:?} must be a variable that only this agent sets, of {MIN_MARKER} to {MAX_MARKER} characters"
+        );
         Err(self.wrong(text.referenced, message))
     }
 

@@ -139,6 +139,8 @@ pub(super) struct File {
     #[serde(default = "yes", alias = "track_children")]
     pub child_process_tracking: bool,
     #[serde(default)]
+    pub child_env: Texts,
+    #[serde(default)]
     pub network_endpoints: NetworkEndpoints,
 }
 

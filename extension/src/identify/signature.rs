@@ -46,6 +46,8 @@ pub struct Signature {
     /// Path patterns of the files in which it keeps its sessions; `~` is the user's home, and `*/` any
     /// directory: that of a project.
     pub sessions: Vec<String>,
+    /// Variables that it sets in the environment of what it starts.
+    pub child_env: Vec<String>,
     /// Hosts that it is expected to talk to, with all below them.
     pub expected_endpoints: Vec<String>,
     /// Where its name stands in the file.

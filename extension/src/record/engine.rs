@@ -24,13 +24,13 @@ use crate::enrich::project;
 use crate::enrich::users::Users;
 use crate::enrich::{Masker, Meaning};
 use crate::event::{Event, EventKind, Exec, Exit, Fork, Mark, Name, ProcessKey, Request, Step, TcpState};
-use crate::hash::fnv1a;
-use crate::identify::{Catalogue, Match, ProcessFacts, Signature};
+use crate::identify::{Catalogue, Match, ProcessFacts, Signature, is_interpreter};
 use crate::record::inspect;
 use crate::value::Text;
 
 mod adopt;
 mod again;
+mod belong;
 
 /// What an agent's sockets sent and received is known with their ends, which come after that of its last process: for so
 /// long its row waits for them.
@@ -46,7 +46,7 @@ pub(super) struct Process {
     pub name: Text,
     /// Real user id; none when only its acts were seen.
     pub uid: Option<u32>,
-    /// This process is the agent itself, not something that the agent started.
+    /// This process runs the agent's own program, not something that the agent started.
     main: bool,
     mark: Mark,
     /// Of an adopted one: when its program was read. An exec until then is that of the program that was read.
@@ -63,6 +63,8 @@ pub(super) struct Instance {
     key: i64,
     root: ProcessKey,
     tracks_children: bool,
+    /// Its sessions, as what it started has them in its environment.
+    sessions: Vec<String>,
     alive: i64,
     changed: bool,
     /// Its last process ended then, nanoseconds since boot.
@@ -298,7 +300,7 @@ impl Engine {
         instance.row.processes_total += 1;
         instance.changed(time_ns);
         self.marks.entry(event.mark).or_insert((0, None)).0 += 1;
-        self.know(Process { key: fork.child, eid, main: false, mark: event.mark, read_ns: 0, ..parent });
+        self.know(Process { key: fork.child, eid, mark: event.mark, read_ns: 0, ..parent });
     }
 
     /// Remembers a process. Its row has by what.
@@ -316,39 +318,25 @@ impl Engine {
         let known = self.processes.get(&event.process.pid).filter(|process| process.key == event.process).cloned();
         let parent = self.processes.get(&exec.parent);
         let found = if exec.candidate || self.catalogue.needs_every_exec() {
-            self.identify(event.process.pid, exec, parent.map(|parent| &*parent.name))
+            self.identify(event.process, exec, parent.map(|parent| &*parent.name))
         } else {
             None
         };
-        let of_parent = parent.filter(|parent| parent.main).map(|parent| parent.instance);
-        let same_agent = |index: usize, found: &Match| {
-            self.instances.get(&index).is_some_and(|instance| instance.row.agent == found.signature.name)
-        };
         match (known, found) {
-            (Some(process), Some(found)) => {
-                // The agent's own binary again, by the agent itself: the native program of a wrapper, a relaunch.
-                let own =
-                    process.main.then_some(process.instance).or(of_parent.filter(|above| *above == process.instance));
-                if own.is_some_and(|index| same_agent(index, &found)) {
-                    self.program(event, exec, &process, true);
-                    self.learn(event, exec, process.instance, &found);
-                } else {
-                    self.leave_for_new_instance(event, exec, &process, &found, collector);
+            (Some(process), Some(found)) if self.is_own(&process, &found) => {
+                self.program(event, exec, &process, true);
+                self.learn(event, exec, process.instance, &found);
+            }
+            (Some(process), Some(found)) => self.leave_for_new_instance(event, exec, &process, &found, collector),
+            (Some(process), None) => {
+                let own = self.runs_own_program(process.instance, &exec.path);
+                self.program(event, exec, &process, own);
+                if !own {
+                    self.learn_session(process.instance, exec);
                 }
             }
-            (Some(process), None) => self.program(event, exec, &process, false),
-            (None, Some(found)) => {
-                if event.mark.slot != u32::MAX && collector.confirm(event.mark) {
-                    let gap = gap_ms(event, collector.syscalls_since());
-                    self.start_instance(event, exec, event.mark, &found, None, gap);
-                } else if let Some(mark) = collector.mark_tree(event.process.pid) {
-                    // Recognised late: what it did until it was marked was not seen.
-                    let since = collector.syscalls_since().map(|since| since.max(crate::collect::boot_ns()));
-                    self.start_instance(event, exec, mark, &found, None, gap_ms(event, since));
-                } else {
-                    tracing::error!(pid = event.process.pid, "an agent was found but could not be marked");
-                }
-            }
+            (None, Some(found)) => self.begin(event, exec, &found, collector),
+            (None, None) if self.join_by_marker(event, exec, collector) => {}
             (None, None) => {
                 self.discarded += 1;
                 if event.mark.slot != u32::MAX {
@@ -359,16 +347,27 @@ impl Engine {
         collector.sweep();
     }
 
-    fn identify(&self, pid: u32, exec: &Exec, parent_name: Option<&str>) -> Option<Match> {
-        let script = inspect::script(pid, exec, self.boot.mount_ns);
-        let facts = ProcessFacts {
-            path: &exec.path,
-            exec_path: &exec.exec_path,
-            argv: &exec.argv,
-            script: script.as_deref(),
-            parent_name,
+    fn identify(&self, process: ProcessKey, exec: &Exec, parent_name: Option<&str>) -> Option<Match> {
+        let ask = inspect::Asked::of(process.pid, exec, self.boot.mount_ns);
+        let identify = |path: &str, script: Option<String>| {
+            let facts = ProcessFacts {
+                path,
+                exec_path: &exec.exec_path,
+                argv: &exec.argv,
+                script: script.as_deref(),
+                parent_name,
+            };
+            self.catalogue.identify_asking(&facts, &ask)
         };
-        self.catalogue.identify_asking(&facts, &inspect::Asked::of(pid, exec, self.boot.mount_ns))
+        let script = || inspect::script(process.pid, exec, self.boot.mount_ns);
+        // An editor's program is node to its extensions: what it runs is theirs, when it is anybody's.
+        if inspect::is_editor(&exec.path)
+            && !self.machine.variables(process, &[inspect::AS_NODE.to_owned()]).is_empty()
+            && let Some(found) = identify("node", script())
+        {
+            return Some(found);
+        }
+        identify(&exec.path, is_interpreter(&exec.path).then(script).flatten())
     }
 
     /// A process of an instance becomes an agent of its own: below it.
@@ -417,7 +416,7 @@ impl Engine {
         let project = (exec.mount_ns == self.boot.mount_ns).then(|| project::root(&exec.cwd)).flatten();
         let container_id = self.containers.of(exec.cgroup_id, event.process.pid);
         let row = AgentRow {
-            agent_id: agent_id(&self.boot.id, event.process),
+            agent_id: self.new_agent_id(event.process, &signature.name),
             agent: signature.name.clone(),
             display_name: signature.display_name.clone(),
             vendor: signature.vendor.clone(),
@@ -459,6 +458,7 @@ impl Engine {
             key: eid,
             root: event.process,
             tracks_children: signature.child_process_tracking,
+            sessions: Vec::new(),
             alive: 1,
             changed: true,
             ended_ns: None,
@@ -552,7 +552,7 @@ impl Engine {
         instance.changed(time_ns);
         self.instances.insert(process.instance, instance);
         if let Some(process) = self.processes.remove(&event.process.pid) {
-            let (name, main) = (name_of(&exec.path), process.main | main);
+            let name = name_of(&exec.path);
             self.know(Process { eid, name, uid: Some(exec.uid), main, read_ns: 0, ..process });
         }
     }
@@ -566,6 +566,7 @@ impl Engine {
             row.name = name_of(&exec.path);
             row.path = exec.path.as_str().into();
             row.cmdline = cmdline;
+            row.role = found.role.as_str().into();
         }
         let version = || inspect::version(&found.version, event.process.pid, exec, self.boot.mount_ns);
         row.version = row.version.take().or_else(version);
@@ -645,6 +646,7 @@ impl Engine {
             false
         });
         collector.agents_live(self.instances.values().filter(|instance| instance.alive > 0).count());
+        collector.look_for_markers(self.has_markers());
     }
 }
 
@@ -697,13 +699,6 @@ fn name_of(path: &str) -> Text {
 
 fn tty(exec: &Exec) -> Option<Text> {
     (!exec.tty.is_empty()).then(|| exec.tty.as_str().into())
-}
-
-/// An id for one run of an agent: the same for whoever asks, at any time, on this machine and boot.
-fn agent_id(boot_id: &str, root: ProcessKey) -> i64 {
-    // The sign bit is left out, so that the id reads well everywhere.
-    let bytes = boot_id.bytes().chain(root.pid.to_le_bytes()).chain(root.start_ns.to_le_bytes());
-    (fnv1a(bytes) >> 1).cast_signed()
 }
 
 #[cfg(test)]

@@ -242,11 +242,12 @@ impl FromCell for &'static str {
 }
 
 /// The words that a row that can still change has in such fields.
-const WORDS: [&str; 26] = [
+const WORDS: [&str; 27] = [
     "running",
     "exec",
     "fork",
     "adopted",
+    "marker",
     "tcp",
     "udp",
     "unix",

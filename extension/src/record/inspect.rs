@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::event::{Exec, ProcessKey, escape};
-use crate::identify::{Ask, VersionSource, is_interpreter, package_version, script_candidates};
+use crate::identify::{Ask, VersionSource, package_version, script_candidates};
 #[cfg(target_os = "linux")]
 use crate::inside::open_in;
 use crate::inside::{mount_ns_of, root_of};
@@ -15,11 +15,35 @@ use crate::value::Text;
 /// A `package.json` is small.
 const PACKAGE_BYTES: u64 = 1 << 20;
 
-/// The real path of the script that an interpreter runs; `None` for other programs.
+/// Programs of editors, which run scripts as node does for whoever sets [`AS_NODE`], as their extensions do.
+pub const EDITORS: &[&str] = &[
+    "antigravity",
+    "code",
+    "code-insiders",
+    "code-oss",
+    "codium",
+    "codium-insiders",
+    "cursor",
+    "electron",
+    "kiro",
+    "positron",
+    "trae",
+    "void",
+    "vscodium",
+    "windsurf",
+    "windsurf-next",
+];
+
+/// A variable of Electron's.
+pub(super) const AS_NODE: &str = "ELECTRON_RUN_AS_NODE";
+
+/// Whether a program is one of [`EDITORS`].
+pub(super) fn is_editor(path: &str) -> bool {
+    EDITORS.contains(&path.rsplit('/').next().unwrap_or(path))
+}
+
+/// The real path of the script that an interpreter runs.
 pub(super) fn script(pid: u32, exec: &Exec, own_mount_ns: u32) -> Option<String> {
-    if !is_interpreter(&exec.path) {
-        return None;
-    }
     let real = |argument: &str| {
         let path = Path::new(&exec.cwd).join(argument);
         if exec.mount_ns == own_mount_ns {
@@ -62,7 +86,7 @@ impl<'a> Asked<'a> {
 
 impl Ask for Asked<'_> {
     fn has_variable(&self, name: &str) -> bool {
-        self.variables.get_or_init(|| variables(self.pid)).iter().any(|variable| variable == name)
+        self.variables.get_or_init(|| names_of_variables(self.pid)).iter().any(|variable| variable == name)
     }
 
     fn names_in(&self, directory: &Path) -> Vec<String> {
@@ -74,17 +98,21 @@ impl Ask for Asked<'_> {
     }
 }
 
-/// The names in a process' environment, as it was started.
-fn variables(pid: u32) -> Vec<String> {
+/// A process' environment, as it was started; nothing when it cannot be read.
+fn environment(pid: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
-    if let Ok(file) = File::open(format!("/proc/{pid}/environ")) {
-        let _ = file.take(ENVIRONMENT_BYTES).read_to_end(&mut bytes);
-    }
+    let read = File::open(format!("/proc/{pid}/environ"))
+        .and_then(|file| file.take(ENVIRONMENT_BYTES).read_to_end(&mut bytes));
+    if read.is_ok() { bytes } else { Vec::new() }
+}
+
+/// The names in a process' environment.
+fn names_of_variables(pid: u32) -> Vec<String> {
     let name = |variable: &[u8]| {
         let end = variable.iter().position(|byte| *byte == b'=')?;
         String::from_utf8(variable.get(..end)?.to_vec()).ok()
     };
-    bytes.split(|byte| *byte == 0).filter_map(name).collect()
+    environment(pid).split(|byte| *byte == 0).filter_map(name).collect()
 }
 
 /// The version of an agent.
@@ -130,6 +158,8 @@ pub(super) trait Machine {
     fn standing(&self, pid: u32) -> Option<Standing>;
     /// What it runs, as far as that can be read.
     fn program(&self, pid: u32) -> Program;
+    /// Those of these variables that its program began with, as `NAME=VALUE`.
+    fn variables(&self, process: ProcessKey, names: &[String]) -> Vec<String>;
 }
 
 /// Where a process stands.
@@ -158,7 +188,7 @@ pub(super) struct Program {
 }
 
 /// `USER_HZ` is 100 on every processor that we know (`include/asm-generic/param.h`).
-const TICK_NS: u64 = 10_000_000;
+pub(super) const TICK_NS: u64 = 10_000_000;
 
 /// /proc of Linux.
 pub(super) struct Procfs;
@@ -180,6 +210,17 @@ impl Machine for Procfs {
         let argv =
             if arguments.is_empty() { Vec::new() } else { arguments.split(|byte| *byte == 0).map(escape).collect() };
         Program { path: link("exe"), argv, cwd: link("cwd") }
+    }
+
+    fn variables(&self, process: ProcessKey, names: &[String]) -> Vec<String> {
+        let environment = environment(process.pid);
+        // After it was read: it was this process and no other one of its pid.
+        if !self.standing(process.pid).is_some_and(|standing| standing.is(process)) {
+            return Vec::new();
+        }
+        let all = environment.split(|byte| *byte == 0).map(escape);
+        all.filter(|text| text.split_once('=').is_some_and(|(name, _)| names.iter().any(|known| known == name)))
+            .collect()
     }
 }
 
@@ -351,7 +392,7 @@ mod tests {
             assert_eq!(asked.names_in(folder.path()), [""; 0]);
             assert_eq!(asked.text(&folder.path().join("file")), None);
         }
-        assert_eq!(variables(u32::MAX), [""; 0]);
+        assert_eq!(names_of_variables(u32::MAX), [""; 0]);
     }
 
     #[test]

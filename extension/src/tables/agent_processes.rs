@@ -73,7 +73,11 @@ pub(super) static TABLE: Declaration<ProcessRow> = Declaration {
             "running, exited, replaced, or unknown: it ran when recording ended, and no more when it began again",
             |row| row.state.into(),
         ),
-        text("how", "exec, fork, or adopted: its beginning was not seen", |row| row.how.into()),
+        text(
+            "how",
+            "exec, fork, adopted: its beginning was not seen, or marker: it is not below the agent, but has the agent's variables in its environment",
+            |row| row.how.into(),
+        ),
         text("tool_call_id", "Tool call of the agent that led to it", unknown),
         text("container_id", "Container in which it runs", |row| (&row.container_id).into()),
         bigint("ns_pid", "Process id inside the innermost pid namespace", |row| row.ns_pid.into()),

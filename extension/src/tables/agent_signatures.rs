@@ -17,7 +17,7 @@ pub(super) static TABLE: Declaration<SignatureRow> = Declaration {
             },
             Example {
                 question: "Which signatures are broken?",
-                sql: "SELECT source, message FROM agent_signatures WHERE status = 'refused'",
+                sql: "SELECT source, message FROM agent_signatures WHERE status <> 'loaded'",
             },
         ],
     },
@@ -34,7 +34,9 @@ pub(super) static TABLE: Declaration<SignatureRow> = Declaration {
         text("source", "File that it was read from; builtin:NAME for the ones that come with the program", |row| {
             (&row.source).into()
         }),
-        text("status", "loaded or refused", |row| row.status.into()),
+        text("status", "loaded, refused, or kept: the file is broken by now, and its last good version holds", |row| {
+            row.status.into()
+        }),
         text("message", "Why it was refused, or what to know about it", |row| (&row.message).into()),
         integer("early", "1 when it is recognised at the start of the program, 0 when only later", |row| {
             row.early.into()

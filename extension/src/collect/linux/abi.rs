@@ -34,6 +34,9 @@ pub const AQ_TEXT: u32 = 112;
 pub const AQ_LITERAL_MAX: u32 = 48;
 pub const AQ_LITERAL: u32 = 1;
 pub const AQ_INTERPRETER: u32 = 2;
+pub const AQ_MARKER_LEAST: u32 = 4;
+pub const AQ_MARKER_HASH: u32 = 2654435761;
+pub const AQ_MARKER: u32 = 4;
 pub const AQ_OPEN_READ: u32 = 0;
 pub const AQ_OPEN_WRITE: u32 = 1;
 pub const AQ_OPEN_TRUNCATE: u32 = 2;
@@ -112,7 +115,7 @@ pub struct aq_exec {
     pub path_length: __u16,
     pub exec_path_length: __u16,
     pub cwd_length: __u16,
-    pub padding: __u16,
+    pub markers_length: __u16,
     pub tty: [::std::os::raw::c_char; 16usize],
 }
 #[repr(C)]
@@ -229,9 +232,12 @@ pub struct aq_slot {
 #[derive(Debug, Copy, Clone)]
 pub struct aq_control {
     pub show_every_exec: __u32,
+    pub look_for_markers: __u32,
     pub mark_root: __u32,
     pub mark_slot: __u32,
     pub mark_generation: __u32,
+    pub padding: __u32,
+    pub marker_bits: [__u64; 4usize],
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

@@ -16,6 +16,17 @@ use crate::event::{Event, EventKind, Mark, ProcessKey};
 /// Runs of the marking at most: each finds what was forked behind the one before.
 const PASSES: usize = 16;
 
+/// What the recorder asks of the programs at first.
+pub(super) const NOTHING_ASKED: abi::aq_control = abi::aq_control {
+    show_every_exec: 0,
+    look_for_markers: 0,
+    mark_root: 0,
+    mark_slot: 0,
+    mark_generation: 0,
+    padding: 0,
+    marker_bits: [0; 4],
+};
+
 /// Runs an iterator to its end; what it wrote.
 pub(super) fn iterate(object: &Object, name: &str) -> libbpf_rs::Result<Vec<u8>> {
     let program = object.progs_mut().find(|program| program.name() == name);
@@ -30,9 +41,8 @@ pub(super) fn iterate(object: &Object, name: &str) -> libbpf_rs::Result<Vec<u8>>
 pub(super) fn mark(object: &Object, control: &impl MapCore, root: u32, mark: Mark) -> libbpf_rs::Result<Vec<u8>> {
     let key = 0_u32.to_ne_bytes();
     let current = control.lookup(&key, MapFlags::ANY)?.unwrap_or_default();
-    let show_every_exec = read::<abi::aq_control>(&current).map_or(0, |control| control.show_every_exec);
-    let asked =
-        abi::aq_control { show_every_exec, mark_root: root, mark_slot: mark.slot, mark_generation: mark.generation };
+    let mut asked: abi::aq_control = read(&current).unwrap_or(NOTHING_ASKED);
+    (asked.mark_root, asked.mark_slot, asked.mark_generation) = (root, mark.slot, mark.generation);
     control.update(&key, bytes_of(&asked), MapFlags::ANY)?;
     iterate(object, "mark_tree")
 }

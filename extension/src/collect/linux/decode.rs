@@ -27,7 +27,7 @@ const _: () = assert!(size_of::<abi::aq_name>() == abi::AQ_TEXT as usize);
 const _: () = assert!(size_of::<abi::aq_request>() == 72);
 const _: () = assert!(size_of::<abi::aq_counters>() == 64);
 const _: () = assert!(size_of::<abi::aq_slot>() == 24);
-const _: () = assert!(size_of::<abi::aq_control>() == 16);
+const _: () = assert!(size_of::<abi::aq_control>() == 56);
 const _: () = assert!(size_of::<abi::aq_recorder>() == 32);
 const _: () = assert!(size_of::<abi::aq_file>() == 64);
 
@@ -206,9 +206,15 @@ fn exec(record: &[u8], header: &abi::aq_header, mut truncated: bool) -> Result<E
         exec_path,
         cwd,
         argv,
+        markers: strings(texts.bytes(raw.markers_length.into())?),
         candidate: header.flags & abi::AQ_CANDIDATE != 0,
         truncated,
     })))
+}
+
+/// Texts that are each ended by NUL.
+fn strings(bytes: &[u8]) -> Vec<String> {
+    bytes.split(|byte| *byte == 0).filter(|text| !text.is_empty()).map(escape).collect()
 }
 
 /// The kernel says `pts3` where /dev has `pts/3`.

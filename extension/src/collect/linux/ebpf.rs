@@ -93,6 +93,7 @@ pub struct EbpfCollector {
     attached_ns: Option<u64>,
     idle_since: Option<Instant>,
     agents: usize,
+    looks_for_markers: bool,
     sweep_wanted: bool,
     swept: Instant,
     sweep_rest: Duration,
@@ -283,6 +284,7 @@ impl EbpfCollector {
             attached_ns: None,
             idle_since: None,
             agents: 0,
+            looks_for_markers: false,
             sweep_wanted: false,
             swept: Instant::now(),
             sweep_rest: SWEEP_AT_LEAST,
@@ -315,26 +317,7 @@ impl EbpfCollector {
 
     /// Literals, free slots, and the recorder's own mark.
     fn fill(&mut self, interest: &Interest) -> libbpf_rs::Result<()> {
-        for (words, flag) in [(&interest.literals, abi::AQ_LITERAL), (&interest.interpreters, abi::AQ_INTERPRETER)] {
-            for word in words {
-                let mut key = [0_u8; abi::AQ_LITERAL_MAX as usize];
-                let Some(place) = key.get_mut(..word.len()).filter(|_| word.len() < key_room()) else {
-                    tracing::warn!(%word, "too long for the kernel's table of literals");
-                    continue;
-                };
-                place.copy_from_slice(word.as_bytes());
-                let known = self.maps.literals.lookup(&key, MapFlags::ANY)?;
-                let known = known.and_then(|value| <[u8; 4]>::try_from(value).ok()).map_or(0, u32::from_ne_bytes);
-                self.maps.literals.update(&key, &(known | flag).to_ne_bytes(), MapFlags::ANY)?;
-            }
-        }
-        let control = abi::aq_control {
-            show_every_exec: interest.every_exec.into(),
-            mark_root: 0,
-            mark_slot: 0,
-            mark_generation: 0,
-        };
-        self.maps.control.update(&0_u32.to_ne_bytes(), bytes_of(&control), MapFlags::ANY)?;
+        self.fill_words(interest)?;
         if !self.resumes() {
             for slot in (abi::AQ_MUTED_SLOT + 1)..abi::AQ_SLOTS {
                 self.maps.free_slots.update(&[], &slot.to_ne_bytes(), MapFlags::ANY)?;
@@ -344,6 +327,43 @@ impl EbpfCollector {
         self.maps.slots.update(&abi::AQ_MUTED_SLOT.to_ne_bytes(), bytes_of(&muted), MapFlags::ANY)?;
         let muted = Mark { slot: abi::AQ_MUTED_SLOT, generation: 0 };
         adopt::mark(&self.object.0, &self.maps.control, std::process::id(), muted)?;
+        Ok(())
+    }
+
+    /// What is to be looked for. What is new comes before what is no more goes: nothing is missed meanwhile.
+    fn fill_words(&self, interest: &Interest) -> libbpf_rs::Result<()> {
+        let literals = &self.maps.literals;
+        let mut wanted: HashMap<[u8; key_room()], u32> = HashMap::new();
+        for (words, flag) in [
+            (&interest.literals, abi::AQ_LITERAL),
+            (&interest.interpreters, abi::AQ_INTERPRETER),
+            (&interest.markers, abi::AQ_MARKER),
+        ] {
+            for word in words {
+                let mut key = [0_u8; key_room()];
+                let Some(place) = key.get_mut(..word.len()).filter(|_| word.len() < key_room()) else {
+                    tracing::warn!(%word, "too long for the kernel's table of literals");
+                    continue;
+                };
+                place.copy_from_slice(word.as_bytes());
+                *wanted.entry(key).or_insert(0) |= flag;
+            }
+        }
+        for (key, flags) in &wanted {
+            literals.update(key, &flags.to_ne_bytes(), MapFlags::ANY)?;
+        }
+        let control = abi::aq_control {
+            show_every_exec: interest.every_exec.into(),
+            look_for_markers: self.looks_for_markers.into(),
+            marker_bits: marker_bits(&interest.markers),
+            ..adopt::NOTHING_ASKED
+        };
+        self.maps.control.update(&0_u32.to_ne_bytes(), bytes_of(&control), MapFlags::ANY)?;
+        // All are read before one goes: the kernel begins again behind a key that is gone.
+        let known: Vec<Vec<u8>> = literals.keys().collect();
+        for key in known.iter().filter(|key| !wanted.contains_key(key.as_slice())) {
+            literals.delete(key)?;
+        }
         Ok(())
     }
 
@@ -514,6 +534,18 @@ impl EbpfCollector {
     }
 }
 
+/// By these the kernel leaves most variables behind (`bpf/environment.h`).
+fn marker_bits(names: &[String]) -> [u64; 4] {
+    let mut bits = [0; 4];
+    for first in names.iter().filter_map(|name| name.as_bytes().first_chunk().copied()) {
+        let hash = u32::from_ne_bytes(first).wrapping_mul(abi::AQ_MARKER_HASH) >> 24;
+        if let Some(word) = bits.get_mut((hash >> 6) as usize) {
+            *word |= 1_u64 << (hash & 63);
+        }
+    }
+    bits
+}
+
 const fn key_room() -> usize {
     abi::AQ_LITERAL_MAX as usize
 }
@@ -676,6 +708,26 @@ impl Collector for EbpfCollector {
             self.idle_since = Some(Instant::now());
         }
         self.agents = agents;
+    }
+
+    fn set_interest(&mut self, interest: &Interest) {
+        if let Err(error) = self.fill_words(interest) {
+            tracing::error!(%error, "the kernel does not learn of all signatures: some agents are missed");
+        }
+    }
+
+    fn look_for_markers(&mut self, wanted: bool) {
+        if self.looks_for_markers == wanted {
+            return;
+        }
+        self.looks_for_markers = wanted;
+        let key = 0_u32.to_ne_bytes();
+        let control = self.maps.control.lookup(&key, MapFlags::ANY).ok().flatten();
+        let Some(control) = control.and_then(|bytes| read::<abi::aq_control>(&bytes).ok()) else { return };
+        let control = abi::aq_control { look_for_markers: wanted.into(), ..control };
+        if let Err(error) = self.maps.control.update(&key, bytes_of(&control), MapFlags::ANY) {
+            tracing::error!(%error, "what left an agent's tree is not found by its environment");
+        }
     }
 
     fn sweep(&mut self) {

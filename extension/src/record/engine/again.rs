@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Engine, Instance, Process, agent_id};
+use super::{Engine, Instance, Process};
 use crate::event::{Event, Exec, Mark, ProcessKey};
 use crate::record::clock::unix_ns;
 use crate::record::files::end_unknown;
@@ -59,7 +59,7 @@ impl Engine {
     fn know_again(&mut self, row: ProcessRow, index: usize, mut instance: Instance) {
         let mark = row.identity.mark.unwrap_or(NOWHERE);
         let key = ProcessKey { pid: u32::try_from(row.pid).unwrap_or(0), start_ns: row.identity.start_ns };
-        if agent_id(&self.boot.id, key) == instance.row.agent_id {
+        if self.is_root(key, &instance.row) {
             instance.root = key;
         }
         instance.alive += 1;
@@ -103,7 +103,7 @@ impl Engine {
     pub(super) fn resume(&mut self, event: &Event, exec: &Exec, again: &mut Again) -> bool {
         let Some(before) = again.process(event.process) else { return false };
         let parent = self.processes.get(&exec.parent).map(|parent| parent.name.clone());
-        let found = self.identify(event.process.pid, exec, parent.as_deref());
+        let found = self.identify(event.process, exec, parent.as_deref());
         // A program may rename itself or be renamed, but not both.
         let same = exec.path.is_empty()
             || before.path.as_deref() == Some(&exec.path)
@@ -114,7 +114,7 @@ impl Engine {
             again.gone.processes.push(before);
             return false;
         };
-        let is_root = agent_id(&self.boot.id, event.process) == instance.row.agent_id;
+        let is_root = self.is_root(event.process, &instance.row);
         if is_root {
             instance.root = event.process;
         }
@@ -169,6 +169,7 @@ impl Engine {
             key: row.process_eid,
             root: NOBODY,
             tracks_children: signature.is_none_or(|signature| signature.child_process_tracking),
+            sessions: Vec::new(),
             alive: 0,
             changed: true,
             ended_ns: None,

@@ -141,11 +141,13 @@ impl Engine {
         if let Some(tree) = self.marks.get_mut(&event.mark) {
             tree.0 += 1;
         }
-        self.know(Process { key, instance: index, eid, name, uid, main: false, mark: event.mark, read_ns: 0 });
+        // Of one that has not begun a program yet it is the parent's.
+        let main = exec && above.is_some_and(|above| above.main && Some(above.key.pid) == parent_pid);
+        self.know(Process { key, instance: index, eid, name, uid, main, mark: event.mark, read_ns: 0 });
     }
 
     /// The nearest process at or above `pid` that is of the event's tree.
-    fn known_ancestor(&self, mut pid: u32, event: &Event) -> Option<Process> {
+    pub(super) fn known_ancestor(&self, mut pid: u32, event: &Event) -> Option<Process> {
         for _ in 0..ANCESTORS {
             let known = self.processes.get(&pid).filter(|known| known.key.start_ns <= event.process.start_ns);
             if let Some(known) = known {

@@ -1,6 +1,7 @@
 //! The state machine, fed by hand: which rows a life leaves, and what the collector is told.
 
 mod again;
+mod belong;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -84,14 +85,17 @@ impl Collector for Told {
     }
 }
 
-/// The processes of a machine, by pid, with their parents.
+/// The processes of a machine, by pid, with their parents, and what is in their environment.
 #[derive(Clone, Default)]
-struct Fake(Rc<RefCell<HashMap<u32, u32>>>);
+struct Fake(Rc<RefCell<HashMap<u32, u32>>>, Rc<RefCell<HashMap<u32, Vec<String>>>>);
 
 impl Machine for Fake {
     fn standing(&self, pid: u32) -> Option<Standing> {
         let parent = *self.0.borrow().get(&pid)?;
         Some(Standing { parent, start_ticks: 0, ended: false })
+    }
+    fn variables(&self, process: ProcessKey, _: &[String]) -> Vec<String> {
+        self.1.borrow().get(&process.pid).cloned().unwrap_or_default()
     }
     fn program(&self, _: u32) -> Program {
         Program { path: Some("/usr/bin/make".into()), argv: vec!["make".into(), "all".into()], cwd: None }
