@@ -399,7 +399,9 @@ impl Check<'_> {
         let Version { of, path, package_json } = &rule.value;
         let from = match (path, package_json) {
             (Some(text), None) => {
-                let regex = self.regex(field, &text.value, text.referenced)?;
+                self.not_odd(field, &text.value, text.referenced)?;
+                let regex = Expression::with_groups(&text.value)
+                    .map_err(|what| self.no_regex(field, &text.value, text.referenced, &what))?;
                 if !regex.has_group() {
                     let message = format!("{field}: {:?} has no group (...) around the version", text.value);
                     return Err(self.wrong(text.referenced, message));
