@@ -69,7 +69,7 @@ int BPF_PROG(on_newtask, struct task_struct *child, __u64 clone_flags)
 	return 0;
 }
 
-/* Looks up the last components of the executable's path. Returns AQ_LITERAL and AQ_INTERPRETER as they hold. */
+/* Looks up the last components of the executable's path. Returns AQ_LITERAL, AQ_LAST and AQ_INTERPRETER as they hold. */
 static __always_inline __u32 look_at_image(struct words *words, struct file *image)
 {
 	struct dentry *dentry = BPF_CORE_READ(image, f_path.dentry);
@@ -111,7 +111,7 @@ __noinline int look_at_byte(__u32 index)
 		return 0;
 	}
 	if (at > 0 && at < AQ_LITERAL_MAX)
-		own->found |= literal(own->component) & AQ_LITERAL;
+		own->found |= literal(own->component) & (c ? AQ_LITERAL : AQ_LITERAL | AQ_LAST);
 	__builtin_memset(own->component, 0, AQ_LITERAL_MAX);
 	own->at = 0;
 	return c == 0;
@@ -168,7 +168,7 @@ static __always_inline bool may_be_agent(struct task_struct *task, struct file *
 	if (!own || !image)
 		return false;
 	found = look_at_image(own, image);
-	if (found & AQ_LITERAL)
+	if (found & (AQ_LITERAL | AQ_LAST))
 		return true;
 	if (!(found & AQ_INTERPRETER))
 		return false;

@@ -24,7 +24,7 @@ struct Start {
     /// Where the link leads, below the folder of the agents.
     target: &'static str,
     arguments: &'static [&'static str],
-    /// Folder of the package whose version it has; none where its signature cannot tell.
+    /// Folder of npm's package, or name of PyPI's, whose version it has; none where its signature cannot tell.
     package: Option<&'static str>,
     role: &'static str,
     /// What it is started as, or starts, besides its first program, all of it one instance: how paths end, and how often.
@@ -174,7 +174,7 @@ const STARTS: &[Start] = &[
         command: "aider",
         target: "python/bin/aider",
         arguments: &["--message", "hi", "--no-git", "--yes-always", "--no-check-update", "--model", "gpt-4o"],
-        package: None,
+        package: Some("pypi:aider-chat"),
         role: "main",
         programs: &[],
     },
@@ -197,8 +197,12 @@ fn agents() -> PathBuf {
     cache.unwrap_or_else(home).join("lab-agents").canonicalize().unwrap()
 }
 
-/// The version that npm's package has.
+/// The version that was installed: of npm as the package says, of PyPI as was asked for.
 fn version(agents: &Path, package: &str) -> String {
+    if let Some(name) = package.strip_prefix("pypi:") {
+        let wanted = include_str!("lab/requirements.txt").lines().find_map(|line| line.strip_prefix(name));
+        return wanted.and_then(|rest| rest.strip_prefix("==")).unwrap().to_owned();
+    }
     let file = agents.join("node_modules").join(package).join("package.json");
     let json: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
     json["version"].as_str().unwrap().to_owned()

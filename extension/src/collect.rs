@@ -84,6 +84,8 @@ pub struct Place {
 pub struct Interest {
     /// Path components one of which every agent's path or script has.
     pub literals: Vec<String>,
+    /// Names that count only as the last component, for they are those of users and directories as well.
+    pub names: Vec<String>,
     /// Names of interpreters, whose arguments are looked at.
     pub interpreters: Vec<String>,
     /// Names of the variables that agents set in the environment of what they start.

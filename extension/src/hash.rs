@@ -1,9 +1,21 @@
-//! A hash that is the same in every version of the program, for names and ids. Nobody must be kept from making two alike.
+//! Hashes that are the same in every version of the program.
 
-/// FNV-1a, 64 bits (<https://datatracker.ietf.org/doc/html/draft-eastlake-fnv>).
+use std::fmt::Write as _;
+
+use sha2::{Digest as _, Sha256};
+
+/// Of names, for ids, where nobody must be kept from making two alike: FNV-1a, 64 bits (<https://datatracker.ietf.org/doc/html/draft-eastlake-fnv>).
 pub fn fnv1a(bytes: impl IntoIterator<Item = u8>) -> u64 {
     let next = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, next)
+}
+
+/// Of contents: SHA-256, in hexadecimal digits.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
-use crate::hash::fnv1a;
+use crate::hash::sha256;
 use crate::osquery::GROUP;
 
 /// The program and what belongs to it. osquery wants an extension to be root's, and so each directory above it.
@@ -73,8 +73,8 @@ pub struct Options {
 #[serde(rename_all = "snake_case")]
 enum Made {
     Directory(PathBuf),
-    /// With a hash of what was written, to tell whether somebody has changed it.
-    File(PathBuf, u64),
+    /// With the SHA-256 of what was written, to tell whether somebody has changed it.
+    File(PathBuf, String),
     Link(PathBuf),
     /// A line of a file that is others' too.
     Line(PathBuf, String),
@@ -231,7 +231,7 @@ impl Step {
             Self::Copy(from, to) => {
                 let bytes = fs::read(from).map_err(failed(self))?;
                 write(&root.join(to), &bytes, 0o755).map_err(failed(self))?;
-                Ok(vec![Made::File(to.into(), fnv1a(bytes))])
+                Ok(vec![Made::File(to.into(), sha256(&bytes))])
             }
             Self::SecondName(of, name) => {
                 let (of, to) = (root.join(of), root.join(name));
@@ -239,7 +239,7 @@ impl Step {
                 remove(&to).map_err(failed(self))?;
                 // Not every file system has second names.
                 fs::hard_link(&of, &to).or_else(|_| write(&to, &bytes, 0o755)).map_err(failed(self))?;
-                Ok(vec![Made::File(name.into(), fnv1a(bytes))])
+                Ok(vec![Made::File(name.into(), sha256(&bytes))])
             }
             Self::Link(path, to) => {
                 remove(&root.join(path)).map_err(failed(self))?;
@@ -247,10 +247,10 @@ impl Step {
                 Ok(vec![Made::Link(path.into())])
             }
             Self::Text(path, text) => {
-                let (file, hash) = (root.join(path), fnv1a(text.bytes()));
+                let (file, hash) = (root.join(path), sha256(text.as_bytes()));
                 let before = manifest.hash(Path::new(path));
                 match fs::read(&file) {
-                    Ok(there) if before != Some(fnv1a(there.iter().copied())) => return Ok(Vec::new()),
+                    Ok(there) if before.as_ref() != Some(&sha256(&there)) => return Ok(Vec::new()),
                     Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(self)(error)),
                     _ => {}
                 }
@@ -297,7 +297,7 @@ impl Made {
                 root.join(path).is_dir().then(|| format!("remove the directory /{}, if it is empty", path.display()))
             }
             Self::File(path, hash) => {
-                let same = fs::read(root.join(path)).is_ok_and(|bytes| fnv1a(bytes) == *hash);
+                let same = fs::read(root.join(path)).is_ok_and(|bytes| sha256(&bytes) == *hash);
                 same.then(|| format!("remove /{}", path.display()))
             }
             Self::Link(path) => root.join(path).is_symlink().then(|| format!("remove /{}", path.display())),
@@ -392,9 +392,9 @@ impl Manifest {
     }
 
     /// The hash of a file that was written.
-    fn hash(&self, path: &Path) -> Option<u64> {
+    fn hash(&self, path: &Path) -> Option<String> {
         self.made.iter().find_map(|made| match made {
-            Made::File(file, hash) if file == path => Some(*hash),
+            Made::File(file, hash) if file == path => Some(hash.clone()),
             _ => None,
         })
     }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write as _};
 use std::path::{Component, Path, PathBuf};
@@ -14,9 +14,9 @@ use std::path::{Component, Path, PathBuf};
 use flate2::read::GzDecoder;
 use minisign_verify::{PublicKey, Signature};
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
 
 use crate::enrich::Meaning;
+use crate::hash::sha256;
 use crate::identify::{Catalogue, RULES};
 
 /// Where they are, below the state directory.
@@ -269,7 +269,7 @@ impl Pack<'_> {
             let Some(hash) = manifest.files.get(name) else {
                 return Err(self.wrong(name, "is not in the manifest"));
             };
-            if !hash.eq_ignore_ascii_case(&hex(&Sha256::digest(content))) {
+            if !hash.eq_ignore_ascii_case(&sha256(content)) {
                 return Err(self.wrong(name, "is not the file that the manifest means: it has another SHA-256"));
             }
             let text = std::str::from_utf8(content).map_err(|_| self.wrong(name, "is not UTF-8"))?;
@@ -308,13 +308,6 @@ fn with_ending(name: &OsStr, ending: &str) -> PathBuf {
     let mut name = name.to_owned();
     name.push(ending);
     name.into()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// Writes all of it beside what is there, and then takes it in its place at once.

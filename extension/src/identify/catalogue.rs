@@ -33,6 +33,8 @@ pub struct Catalogue {
     by_name: HashMap<Box<str>, usize>,
     /// Which entries have a literal.
     by_literal: HashMap<Box<str>, Vec<usize>>,
+    /// Which entries have it as the name that a path ends in.
+    by_last: HashMap<Box<str>, Vec<usize>>,
     /// Entries that no literal points to: they are tried for every process.
     late: Vec<usize>,
 }
@@ -189,6 +191,9 @@ impl Catalogue {
             for literal in literals.into_iter().collect::<BTreeSet<_>>() {
                 self.by_literal.entry(literal.into()).or_default().push(index);
             }
+            for name in entry.signature.last_components().collect::<BTreeSet<_>>() {
+                self.by_last.entry(name.as_str().into()).or_default().push(index);
+            }
             if !late.is_empty() {
                 self.late.push(index);
             }
@@ -221,9 +226,12 @@ impl Catalogue {
     /// Entries that a process may fit.
     fn candidates(&self, facts: &ProcessFacts) -> BTreeSet<usize> {
         let mut candidates = BTreeSet::<usize>::new();
-        for component in looked_up(facts) {
-            if let Some(indices) = self.by_literal.get(component) {
-                candidates.extend(indices);
+        for path in looked_up(facts) {
+            for (place, component) in window(path).enumerate() {
+                candidates.extend(self.by_literal.get(component).into_iter().flatten());
+                if place == 0 {
+                    candidates.extend(self.by_last.get(component).into_iter().flatten());
+                }
             }
         }
         candidates.extend(&self.late);
@@ -260,7 +268,7 @@ impl Catalogue {
     /// What signatures are looked up by: the last components of the path, and of the first arguments of an interpreter.
     #[must_use]
     pub fn components<'a>(facts: &ProcessFacts<'a>) -> Vec<&'a str> {
-        looked_up(facts).collect()
+        looked_up(facts).flat_map(window).collect()
     }
 
     /// The signatures that hold.
@@ -289,13 +297,18 @@ impl Catalogue {
         self.entries.iter().map(Entry::row).chain(refused).collect()
     }
 
-    /// The path components of which every process has at least one that an early signature recognises: whole, and among
-    /// the last [`super::WINDOW`] of the executable's path or, for an interpreter, of `argv[1..=3]`.
+    /// The path components of which every process has at least one that an early signature recognises, or one of
+    /// [`Catalogue::names`]: whole, and among the last [`super::WINDOW`] of the executable's path or, for an interpreter, of
+    /// `argv[1..=3]`.
     #[must_use]
     pub fn literals(&self) -> Vec<String> {
-        let mut literals: Vec<String> = self.by_literal.keys().map(ToString::to_string).collect();
-        literals.sort_unstable();
-        literals
+        sorted(&self.by_literal)
+    }
+
+    /// The same of what counts as the last component alone: names are those of users and directories as well.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        sorted(&self.by_last)
     }
 
     /// Variables that agents set in the environment of what they start.
@@ -349,7 +362,13 @@ fn matched(signature: &Arc<Signature>, score: Score) -> Match {
 
 fn looked_up<'a>(facts: &ProcessFacts<'a>) -> impl Iterator<Item = &'a str> {
     let arguments = if is_interpreter(facts.path) { facts.argv } else { &[] };
-    window(facts.path).chain(arguments.iter().take(ARGUMENTS).skip(1).flat_map(|argument| window(argument)))
+    std::iter::once(facts.path).chain(arguments.iter().take(ARGUMENTS).skip(1).map(String::as_str))
+}
+
+fn sorted(index: &HashMap<Box<str>, Vec<usize>>) -> Vec<String> {
+    let mut words: Vec<String> = index.keys().map(ToString::to_string).collect();
+    words.sort_unstable();
+    words
 }
 
 fn twice(signature: &Signature, source: &str, first: &str) -> SignatureError {

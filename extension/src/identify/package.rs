@@ -1,6 +1,6 @@
 //! Whose package a file is part of. The directory of a package is hard to have by accident, and tells the version.
 //!
-//! - npm: the innermost `node_modules/NAME` around the file.
+//! - npm: the innermost `node_modules/NAME` around the file, but for what it has in a `vendor`.
 //! - PyPI: the distribution that is installed beside the script (`bin/` of the environment, or a script in its
 //!   `site-packages`) and lists it in its `RECORD`, as what pip, uv, pipx and poetry install does. The file says it, not
 //!   its name: `bin/q` of one distribution is not `bin/q` of another.
@@ -86,6 +86,10 @@ impl Package {
         match self.registry {
             Registry::Npm => {
                 let directory = npm_directory(file)?;
+                // What others have made and it brings along: ripgrep, above all.
+                if file.get(directory.len()..).is_some_and(|inside| inside.contains("/vendor/")) {
+                    return None;
+                }
                 directory.ends_with(&*self.name).then(|| {
                     if directory.starts_with('/') {
                         VersionSource::PackageJson(Path::new(directory).join("package.json"))

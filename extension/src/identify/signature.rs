@@ -100,7 +100,13 @@ struct Fact<'a> {
 }
 
 impl Signature {
-    /// Path components of which every match has at least one; and the rules for which there is none.
+    /// What a path ends in that its names fit: the executable's, or an argument.
+    pub(super) fn last_components(&self) -> impl Iterator<Item = &String> {
+        [&self.names, &self.script_names, &self.script_modules].into_iter().flatten()
+    }
+
+    /// Path components of which every match has at least one, unless it ends in one of [`Signature::last_components`]; and
+    /// the rules for which there is none.
     pub(super) fn literals(&self) -> (Vec<String>, Vec<&str>) {
         let mut literals: Vec<String> = Vec::new();
         let mut late = Vec::new();
@@ -128,7 +134,6 @@ impl Signature {
             }
             literals.extend(of_package);
         }
-        literals.extend([&self.names, &self.script_names, &self.script_modules].into_iter().flatten().cloned());
         (literals, late)
     }
 

@@ -176,12 +176,16 @@ fn expected_hosts_are_whole_labels() {
 
 #[test]
 fn no_program_of_every_system_is_a_candidate() {
-    let literals = Catalogue::builtin().literals();
+    let catalogue = Catalogue::builtin();
+    let literals = [catalogue.literals(), catalogue.names()].concat();
     for common in ["bin", "usr", "node_modules", "versions", "node", "python3", "index.js", "cli.js", ".local", ""] {
         assert!(!literals.iter().any(|literal| literal == common), "{common}");
     }
     assert!(literals.iter().any(|literal| literal == "gemini"));
-    assert!(!Catalogue::builtin().needs_every_exec());
+    assert!(!catalogue.needs_every_exec());
+    // A name may be that of a user, or of a directory: there it says nothing.
+    assert!(catalogue.names().iter().any(|name| name == "pi"));
+    assert!(!catalogue.literals().iter().any(|literal| literal == "pi"));
 }
 
 fn write(dir: &tempfile::TempDir, name: &str, text: impl AsRef<[u8]>) {

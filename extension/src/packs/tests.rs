@@ -41,8 +41,7 @@ impl Archive {
     }
 
     fn manifest(self, version: &str, files: &[(&str, &str)]) -> Self {
-        let files: BTreeMap<_, _> =
-            files.iter().map(|(name, text)| (*name, hex(&Sha256::digest(text.as_bytes())))).collect();
+        let files: BTreeMap<_, _> = files.iter().map(|(name, text)| (*name, sha256(text.as_bytes()))).collect();
         let text = serde_json::json!({"name": "fleet", "version": version, "files": files}).to_string();
         self.file(MANIFEST, text.as_bytes())
     }

@@ -95,6 +95,7 @@ impl Loaded {
     pub fn interest(&self) -> Interest {
         Interest {
             literals: self.catalogue.literals(),
+            names: self.catalogue.names(),
             interpreters: INTERPRETERS.iter().chain(EDITORS).map(|name| (*name).to_owned()).collect(),
             markers: self.catalogue.markers(),
             every_exec: self.catalogue.needs_every_exec(),

@@ -36,6 +36,7 @@ pub const AQ_LITERAL: u32 = 1;
 pub const AQ_INTERPRETER: u32 = 2;
 pub const AQ_MARKER_LEAST: u32 = 4;
 pub const AQ_MARKER_HASH: u32 = 2654435761;
+pub const AQ_LAST: u32 = 8;
 pub const AQ_MARKER: u32 = 4;
 pub const AQ_OPEN_READ: u32 = 0;
 pub const AQ_OPEN_WRITE: u32 = 1;

@@ -336,6 +336,7 @@ impl EbpfCollector {
         let mut wanted: HashMap<[u8; key_room()], u32> = HashMap::new();
         for (words, flag) in [
             (&interest.literals, abi::AQ_LITERAL),
+            (&interest.names, abi::AQ_LAST),
             (&interest.interpreters, abi::AQ_INTERPRETER),
             (&interest.markers, abi::AQ_MARKER),
         ] {
