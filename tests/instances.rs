@@ -52,7 +52,7 @@ impl Lab {
         std::fs::write(helper, "open('by-the-helper', 'w')\n").unwrap();
         let server = at("extensions/acme.server-0.3.1/dist/acme-server.js");
         std::fs::create_dir_all(server.parent().unwrap()).unwrap();
-        std::fs::write(server, "echo 1 >by-the-server; true\n").unwrap();
+        std::fs::write(server, "read line; echo 1 >by-the-server; true\n").unwrap();
         std::fs::create_dir(at("signatures")).unwrap();
         let tag = tag();
         let signature = |name: &str, category: &str, rest: &str| {
@@ -442,17 +442,17 @@ fn an_editors_program_is_node_to_an_extension_and_an_editor_to_who_opens_a_file(
     let code = lab().at("editor/bin/code");
     let script = lab().at("extensions/acme.server-0.3.1/dist/acme-server.js");
     let work = Work::new();
-    let start = |as_node: bool| {
-        let mut command = work.command(code.to_str().unwrap());
-        command.arg(&script).args(as_node.then_some("--stdio")).env_remove("ELECTRON_RUN_AS_NODE");
-        if as_node {
-            command.env("ELECTRON_RUN_AS_NODE", "1");
-        }
-        assert!(command.status().unwrap().success());
-    };
-    start(false);
+    let mut opened = work.command(code.to_str().unwrap());
+    opened.arg(&script).env_remove("ELECTRON_RUN_AS_NODE").stdin(Stdio::null());
+    assert!(opened.status().unwrap().success());
     std::fs::remove_file(work.path().join("by-the-server")).unwrap();
-    start(true);
+    let mut server = work.command(code.to_str().unwrap());
+    server.arg(&script).arg("--stdio").env("ELECTRON_RUN_AS_NODE", "1").stdin(Stdio::piped());
+    // It lives until it is known: a server does, and its environment is read from it.
+    let mut server = server.spawn().unwrap();
+    recorder().wait_for(&format!("SELECT count(*) FROM ai_agents WHERE cwd = '{}'", work.path().display()), "1");
+    drop(server.stdin.take());
+    assert!(server.wait().unwrap().success());
     let agents = work.agents(1);
     let wanted = [format!("server-{}", tag()), "editor_extension".to_owned()];
     assert_eq!(cells(&agents, ["agent", "category"]), [wanted]);
