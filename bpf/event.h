@@ -55,10 +55,10 @@
 /* Value of the table of literals. */
 #define AQ_LITERAL 1
 #define AQ_INTERPRETER 2
+#define AQ_MARKER 4 /* name of a variable that an agent sets in the environment of what it starts */
+#define AQ_LAST 8 /* a literal as the last component alone */
 #define AQ_MARKER_LEAST 4 /* bytes of the shortest name of such a variable */
 #define AQ_MARKER_HASH 0x9e3779b1u /* of its first four bytes, by multiplication: the upper eight bits */
-#define AQ_LAST 8 /* a literal as the last component alone */
-#define AQ_MARKER 4 /* name of a variable that an agent sets in the environment of what it starts */
 
 /* aq_open.how */
 #define AQ_OPEN_READ 0

@@ -111,7 +111,7 @@ static __noinline void end_file(__u64 key, __u32 flags)
 
 /* A file was opened, with these O_ flags. The descriptor is -1 when there is none. */
 static __noinline void handle_open(struct task_struct *task, const struct mark *mark, struct file *file, int fd,
-					__u64 flags)
+				   __u64 flags)
 {
 	__u32 which = SCRATCH_CALL, at = 0, mode;
 	struct record *record = bpf_map_lookup_elem(&records, &which);

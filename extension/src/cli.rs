@@ -344,12 +344,6 @@ impl Recording {
     }
 }
 
-/// Where signatures are read, besides those that are compiled in; later ones replace earlier ones.
-fn directories_of_signatures(settings: Settings) -> Vec<PathBuf> {
-    let packs = settings.packs.as_deref().map(packs::installed).unwrap_or_default();
-    [packs, settings.signature_dirs].concat()
-}
-
 /// How much of the history is kept.
 fn retention(config: &Config) -> Retention {
     let usual = Retention::default();
@@ -440,7 +434,7 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
         Command::Doctor { json } => {
             let (config, fault) = recording.config_or_fault();
             let (settings, place) = recording.settings(config, None);
-            let signature_dirs = directories_of_signatures(settings);
+            let signature_dirs = packs::with_own(settings.packs.as_deref(), &settings.signature_dirs);
             let subject = doctor::Subject { place: &place, signature_dirs: &signature_dirs, fault };
             Ok(doctor::run(&subject, json)?)
         }

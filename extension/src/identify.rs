@@ -26,13 +26,14 @@ mod version;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use catalogue::{Catalogue, Checked, RULES};
+pub(crate) use catalogue::is_signature_file;
+pub use catalogue::{Catalogue, Checked, RULES, files_in};
 pub use explain::{Rule, Trial};
 pub use format::{Category, SignatureError};
 pub(crate) use glob::Glob;
 pub use interpreter::{INTERPRETERS, is_interpreter, script_candidates};
 pub use signature::{Signature, is_at_or_below};
-pub use version::{VersionSource, package_version};
+pub use version::VersionSource;
 
 /// The last components of a path that count, here and in the kernel.
 pub const WINDOW: usize = 8;
@@ -129,7 +130,7 @@ fn window(path: &str) -> impl Iterator<Item = &str> {
 }
 
 /// The last component of a path.
-fn file_name(path: &str) -> &str {
+pub(crate) fn file_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 

@@ -88,7 +88,7 @@ enum Step {
     /// The program and its library: always the new ones.
     Copy(PathBuf, String),
     /// A second name, for the program does by its name what osquery or a user wants.
-    SecondName(&'static str, String),
+    SecondName(String, String),
     Link(&'static str, &'static str),
     /// A text: what an administrator has changed stays.
     Text(&'static str, &'static str),
@@ -132,7 +132,7 @@ pub fn install(options: &Options, tell: &mut dyn FnMut(&str)) -> Result<(), Erro
     let mut steps = vec![
         Step::Directory(PROGRAM, 0o755),
         Step::Copy(program, format!("{PROGRAM}/agentquery")),
-        Step::SecondName("usr/local/lib/agentquery/agentquery", format!("{PROGRAM}/agentquery.ext")),
+        Step::SecondName(format!("{PROGRAM}/agentquery"), format!("{PROGRAM}/agentquery.ext")),
     ];
     steps.extend(library.map(|from| Step::Copy(from, format!("{PROGRAM}/libduckdb.so"))));
     steps.extend([
@@ -179,12 +179,9 @@ pub fn uninstall(options: &Options, purge: bool, tell: &mut dyn FnMut(&str)) -> 
     let say = |what: String, tell: &mut dyn FnMut(&str)| {
         tell(&if options.dry_run { format!("would {what}") } else { what });
     };
-    let mut state = Vec::new();
-    if purge {
-        state.extend(["var/lib/agentquery", "etc/agentquery"].map(PathBuf::from));
-    }
-    for folder in state.iter().filter(|folder| root.join(folder).exists()) {
-        let what = format!("remove /{} with all that is in it", folder.display());
+    let state = ["var/lib/agentquery", "etc/agentquery"];
+    for folder in state.into_iter().filter(|folder| purge && root.join(folder).exists()) {
+        let what = format!("remove /{folder} with all that is in it");
         say(what.clone(), tell);
         if !options.dry_run {
             fs::remove_dir_all(root.join(folder)).map_err(failed(what))?;
@@ -249,21 +246,16 @@ impl Step {
             Self::Text(path, text) => {
                 let (file, hash) = (root.join(path), sha256(text.as_bytes()));
                 let before = manifest.hash(Path::new(path));
-                match fs::read(&file) {
-                    Ok(there) if before.as_ref() != Some(&sha256(&there)) => return Ok(Vec::new()),
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(self)(error)),
-                    _ => {}
+                let there = if_there(fs::read(&file)).map_err(failed(self))?;
+                if there.is_some_and(|there| before != Some(sha256(&there))) {
+                    return Ok(Vec::new());
                 }
                 write(&file, text.as_bytes(), 0o644).map_err(failed(self))?;
                 Ok(vec![Made::File(path.into(), hash)])
             }
             Self::Line(path, line) => {
                 let file = root.join(path);
-                let mut text = match fs::read_to_string(&file) {
-                    Ok(text) => text,
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-                    Err(error) => return Err(failed(self)(error)),
-                };
+                let mut text = if_there(fs::read_to_string(&file)).map_err(failed(self))?.unwrap_or_default();
                 if text.lines().any(|there| there.trim() == line) {
                     return Ok(Vec::new());
                 }
@@ -353,9 +345,14 @@ fn write(to: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 }
 
 fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+    if_there(fs::remove_file(path)).map(drop)
+}
+
+/// What was done with a file; none when there is no such file.
+fn if_there<T>(done: io::Result<T>) -> io::Result<Option<T>> {
+    match done {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        done => done.map(Some),
     }
 }
 
@@ -383,12 +380,8 @@ struct Manifest {
 impl Manifest {
     fn of(root: &Path) -> Result<Option<Self>, Error> {
         let file = root.join(PROGRAM).join(MANIFEST);
-        let text = match fs::read_to_string(&file) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(failed(format!("read {}", file.display()))(source)),
-        };
-        serde_json::from_str(&text).map(Some).map_err(|source| Error::Manifest { file, source })
+        let text = if_there(fs::read_to_string(&file)).map_err(failed(format!("read {}", file.display())))?;
+        text.map(|text| serde_json::from_str(&text)).transpose().map_err(|source| Error::Manifest { file, source })
     }
 
     /// The hash of a file that was written.

@@ -17,7 +17,9 @@ use serde::Deserialize;
 
 use crate::enrich::Meaning;
 use crate::hash::sha256;
-use crate::identify::{Catalogue, RULES};
+use crate::identify::{Catalogue, RULES, is_signature_file};
+use crate::trust::{self, TrustError};
+use crate::yaml;
 
 /// Where they are, below the state directory.
 pub const DIRECTORY: &str = "packs";
@@ -39,13 +41,14 @@ const MANIFEST: &str = "manifest.json";
 /// Why a pack is not installed. Nothing of it is, then.
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
-    /// A file or directory.
-    #[error("{}: {what}: {source}", path.display())]
-    File {
+    /// A file could not be read.
+    #[error(transparent)]
+    Read(#[from] TrustError),
+    /// A file or directory could not be written.
+    #[error("{}: cannot be written: {source}", path.display())]
+    Write {
         /// Which.
         path: PathBuf,
-        /// What was done with it.
-        what: &'static str,
         /// Why it failed.
         source: io::Error,
     },
@@ -131,6 +134,13 @@ pub fn installed(root: &Path) -> Vec<PathBuf> {
     packs
 }
 
+/// Where signatures are read besides those that are compiled in: packs come before what is the administrator's own, which so
+/// overrides them.
+#[must_use]
+pub fn with_own(root: Option<&Path>, own: &[PathBuf]) -> Vec<PathBuf> {
+    [root.map(installed).unwrap_or_default(), own.to_vec()].concat()
+}
+
 /// Whether a text is a public key, as `minisign` prints it.
 #[must_use]
 pub fn is_key(text: &str) -> bool {
@@ -142,7 +152,7 @@ pub fn is_key(text: &str) -> bool {
 /// # Errors
 /// What is wrong with the pack; then nothing was changed.
 pub fn install(file: &Path, root: &Path, keys: &[String], force: bool) -> Result<Installed, PackError> {
-    let bytes = read(file, MAX_PACK)?;
+    let bytes = trust::read_any(file, MAX_PACK)?;
     check_signature(file, &bytes, keys)?;
     let pack = Pack { file };
     let mut members = pack.unpack(&bytes)?;
@@ -162,22 +172,8 @@ pub fn install(file: &Path, root: &Path, keys: &[String], force: bool) -> Result
 
 /// What is installed there.
 fn version_of(directory: &Path) -> Option<String> {
-    let text = read(&directory.join(MANIFEST), MAX_FILE).ok()?;
+    let text = trust::read_any(&directory.join(MANIFEST), MAX_FILE).ok()?;
     Some(serde_json::from_slice::<Manifest>(&text).ok()?.version)
-}
-
-fn read(path: &Path, limit: u64) -> Result<Vec<u8>, PackError> {
-    let failed = |source| PackError::File { path: path.into(), what: "cannot be read", source };
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(failed)?;
-    if !file.metadata().map_err(failed)?.is_file() {
-        return Err(failed(io::Error::other("not a regular file")));
-    }
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > limit {
-        return Err(failed(io::Error::other(format!("larger than {} MiB", limit >> 20))));
-    }
-    Ok(bytes)
 }
 
 fn check_signature(file: &Path, bytes: &[u8], keys: &[String]) -> Result<(), PackError> {
@@ -186,7 +182,7 @@ fn check_signature(file: &Path, bytes: &[u8], keys: &[String]) -> Result<(), Pac
     }
     let beside = with_ending(file.as_os_str(), ".minisig");
     let unsigned = |why: String| PackError::Unsigned { pack: file.into(), why };
-    let text = String::from_utf8_lossy(&read(&beside, MAX_FILE)?).into_owned();
+    let text = String::from_utf8_lossy(&trust::read_any(&beside, MAX_FILE)?).into_owned();
     let signature = Signature::decode(&text)
         .map_err(|error| unsigned(format!("{} is no signature of minisign: {error}", beside.display())))?;
     let signed = keys
@@ -245,13 +241,10 @@ impl Pack<'_> {
     fn manifest(&self, text: &[u8]) -> Result<Manifest, PackError> {
         let manifest: Manifest =
             serde_json::from_slice(text).map_err(|error| self.wrong(MANIFEST, error.to_string()))?;
-        let is_name = manifest.name.starts_with(|first: char| first.is_ascii_lowercase())
-            && manifest.name.len() <= MAX_NAME
-            && manifest.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b));
-        if is_name {
-            return Ok(manifest);
+        match yaml::name_problem(&manifest.name) {
+            Some(problem) => Err(self.wrong(MANIFEST, format!("name: {problem}"))),
+            None => Ok(manifest),
         }
-        Err(self.wrong(MANIFEST, "name: must be 1 to 64 of a-z, 0-9, - and _, and begin with a letter"))
     }
 
     /// Whether all is there that the manifest says, nothing else is, and all of it would be loaded.
@@ -280,7 +273,7 @@ impl Pack<'_> {
             };
             if RULES.contains(&name.as_str()) {
                 Meaning::check(name, &source, text).map_err(|error| said(&error))?;
-            } else if Path::new(name).extension().is_some_and(|ending| ending == "yaml" || ending == "yml") {
+            } else if is_signature_file(Path::new(name)) {
                 let agent = Catalogue::name_in(&source, text).map_err(|error| said(&error))?;
                 if !agents.insert(agent.clone()) {
                     return Err(self.wrong(name, format!("another file of the pack has the name {agent}, too")));
@@ -312,7 +305,7 @@ fn with_ending(name: &OsStr, ending: &str) -> PathBuf {
 
 /// Writes all of it beside what is there, and then takes it in its place at once.
 fn put(root: &Path, name: &str, members: &Members) -> Result<(), PackError> {
-    let failed = |path: &Path, source| PackError::File { path: path.into(), what: "cannot be written", source };
+    let failed = |path: &Path, source| PackError::Write { path: path.into(), source };
     make(root).map_err(|error| failed(root, error))?;
     let fresh = tempfile::Builder::new().prefix(&format!(".{name}-")).tempdir_in(root);
     let fresh = fresh.map_err(|error| failed(root, error))?;

@@ -3,9 +3,9 @@
 //! One thread drains, records and gives the kernel its memory back, in this order, so that what the kernel may forget
 //! is always in the store. Whether the collector loads is known when [`Recorder::start`] returns.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 mod reload;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -75,6 +75,14 @@ pub(crate) fn problem(text: &str) -> Option<&'static str> {
     }
 }
 
+/// What is wrong with the name of an agent or of a pack; none when nothing is.
+pub(crate) fn name_problem(name: &str) -> Option<&'static str> {
+    let fits = name.len() <= 64
+        && name.starts_with(|first: char| first.is_ascii_lowercase())
+        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte));
+    (!fits).then_some("must be 1 to 64 of a-z, 0-9, - and _, and begin with a letter")
+}
+
 /// A host that stands for itself and all below it, in lower case.
 pub(crate) fn host(source: &str, field: &str, text: &Spanned<String>) -> Result<String, FileError> {
     let label = |label: &str| {

@@ -4,12 +4,13 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use agentquery::config::Config;
-use agentquery::identify::{Ask, Catalogue, Match, ProcessFacts, RULES, Rule, Trial, VersionSource, package_version};
+use agentquery::identify::{Ask, Catalogue, Match, ProcessFacts, Rule, Trial, VersionSource, files_in};
+use agentquery::packs;
 use agentquery::record::rows::SignatureRow;
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
 
-use super::{Recording, directories_of_signatures, pack};
+use super::{Recording, pack};
 
 /// Bytes of a file that is looked at to tell a version.
 const SMALL: u64 = 1 << 20;
@@ -64,7 +65,7 @@ const SCHEMA: &str = include_str!("../../../schemas/signature.schema.json");
 pub(super) fn run(recording: &Recording, command: &SignaturesCommand) -> anyhow::Result<()> {
     let loaded = || -> anyhow::Result<Catalogue> {
         let (settings, _) = recording.settings(Config::load(recording.config.as_deref())?, None);
-        Ok(Catalogue::load(&directories_of_signatures(settings)))
+        Ok(Catalogue::load(&packs::with_own(settings.packs.as_deref(), &settings.signature_dirs)))
     };
     let out = &mut io::stdout().lock();
     let result = match command {
@@ -129,19 +130,10 @@ fn in_directories(files: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
             }
             continue;
         }
-        let entries: Result<Vec<_>, _> = std::fs::read_dir(file).and_then(Iterator::collect);
-        let entries = entries.with_context(|| format!("{}: cannot be read", file.display()))?;
-        let mut below: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).filter(is_signature).collect();
-        below.sort_unstable();
+        let mut below = files_in(file).with_context(|| format!("{}: cannot be read", file.display()))?;
         all.append(&mut below);
     }
     Ok(all)
-}
-
-#[allow(clippy::ptr_arg, reason = "what `filter` gives")]
-fn is_signature(path: &PathBuf) -> bool {
-    let yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
-    yaml && !path.file_name().is_some_and(|name| RULES.iter().any(|rules| name == *rules))
 }
 
 /// What the command line says, and this machine's files.
@@ -225,14 +217,10 @@ fn worth(rule: &Rule) -> String {
 }
 
 fn summary(found: &Match, ask: &dyn Ask) -> String {
-    let version = match &found.version {
-        VersionSource::Known(version) => Some(version.clone()),
-        VersionSource::PackageJson(file) => {
-            let read = ask.text(file).and_then(|text| package_version(&text));
-            Some(read.unwrap_or_else(|| format!("in {}", file.display())))
-        }
-        VersionSource::Unknown => None,
-    };
+    let version = found.version.read(ask).or_else(|| match &found.version {
+        VersionSource::PackageJson(file) => Some(format!("in {}", file.display())),
+        _ => None,
+    });
     let version = version.map(|version| format!(", version {version}")).unwrap_or_default();
     let unattended = if found.unattended { ", unattended" } else { "" };
     format!("confidence {}, role {}{version}{unattended}\n  {}", found.confidence, found.role.as_str(), found.evidence)

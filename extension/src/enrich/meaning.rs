@@ -9,7 +9,7 @@ use serde_saphyr::{Location, Spanned};
 
 use super::endpoints::Endpoints;
 use super::files::FileRules;
-use crate::identify::RULES;
+use crate::identify::{RULES, file_name};
 use crate::record::rows::SignatureRow;
 use crate::yaml::{self, FileError};
 
@@ -93,7 +93,7 @@ impl Meaning {
     /// A row a file that was refused, for `agent_signatures`.
     pub fn rows(&self) -> impl Iterator<Item = SignatureRow> {
         self.refused.iter().map(|Refused { source, error, kept }| {
-            let name = source.rsplit('/').next().unwrap_or(source);
+            let name = file_name(source);
             let (status, message) = if *kept {
                 ("kept", format!("its last good version holds: {error}"))
             } else {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::DirEntry;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -405,15 +406,24 @@ fn signature_files(dir: &Path) -> Result<Vec<PathBuf>, SignatureError> {
         return Ok(Vec::new());
     }
     trust::directory(dir)?;
-    let is_rules = |path: &PathBuf| path.file_name().is_some_and(|name| RULES.iter().any(|rules| name == *rules));
-    let is_signature = |path: &PathBuf| {
-        path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") && !is_rules(path)
-    };
-    let entries: Result<Vec<DirEntry>, _> = std::fs::read_dir(dir).map_err(read)?.collect();
-    let mut files: Vec<PathBuf> =
-        entries.map_err(read)?.into_iter().map(|entry| entry.path()).filter(is_signature).collect();
+    Ok(files_in(dir).map_err(read)?)
+}
+
+/// The files of a directory that are signatures by their names, in the order of these.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn files_in(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries: Vec<DirEntry> = std::fs::read_dir(dir)?.collect::<Result<_, _>>()?;
+    let mut files: Vec<PathBuf> = entries.iter().map(DirEntry::path).filter(|path| is_signature_file(path)).collect();
     files.sort_unstable();
     Ok(files)
+}
+
+/// Whether a file is a signature, by its name.
+pub(crate) fn is_signature_file(path: &Path) -> bool {
+    let is_rules = path.file_name().is_some_and(|name| RULES.iter().any(|rules| name == *rules));
+    path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") && !is_rules
 }
 
 fn name_of(path: &Path) -> String {

@@ -257,16 +257,10 @@ impl Check<'_> {
     }
 
     fn name<'t>(&self, name: &'t Spanned<String>) -> Result<&'t str, SignatureError> {
-        let fits = |text: &str| {
-            text.len() <= 64
-                && text.starts_with(|first: char| first.is_ascii_lowercase())
-                && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte))
-        };
-        if fits(&name.value) {
-            return Ok(&name.value);
+        match yaml::name_problem(&name.value) {
+            Some(problem) => Err(self.wrong(name.referenced, format!("name: {problem}"))),
+            None => Ok(&name.value),
         }
-        let message = "name: must be 1 to 64 of a-z, 0-9, - and _, and begin with a letter";
-        Err(self.wrong(name.referenced, message))
     }
 
     fn file_name(&self, field: &str, text: &Spanned<String>) -> Result<String, SignatureError> {

@@ -40,8 +40,7 @@ impl Signature {
     pub(super) fn rules_for(&self, facts: &ProcessFacts, ask: &dyn Ask) -> Vec<Rule> {
         let argv = argv_text(facts.argv);
         let name = file_name(facts.path);
-        let runs_script = is_interpreter(facts.path)
-            && (self.interpreters.is_empty() || self.interpreters.iter().any(|glob| glob.matches(name)));
+        let runs_script = is_interpreter(facts.path) && self.may_be_run_by(facts.path);
         let module = if runs_script { interpreter::module(facts.argv) } else { None };
         let scripts: Vec<&str> = match facts.script {
             _ if !runs_script || module.is_some() => Vec::new(),

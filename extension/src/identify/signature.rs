@@ -260,9 +260,14 @@ impl Signature {
         by_package().or(by_path).or_else(by_name)
     }
 
+    /// Whether scripts of that interpreter count.
+    pub(super) fn may_be_run_by(&self, interpreter: &str) -> bool {
+        self.interpreters.is_empty() || self.interpreters.iter().any(|glob| glob.matches(file_name(interpreter)))
+    }
+
     /// The best fact about the script that an interpreter runs.
     fn script<'a>(&self, facts: &ProcessFacts<'a>, ask: &dyn Ask) -> Option<Fact<'a>> {
-        if !self.interpreters.is_empty() && !self.interpreters.iter().any(|glob| glob.matches(file_name(facts.path))) {
+        if !self.may_be_run_by(facts.path) {
             return None;
         }
         if let Some(module) = interpreter::module(facts.argv) {

@@ -437,6 +437,6 @@ proptest! {
     #[test]
     fn any_text_is_read_without_a_panic(text in "(name|detection|names|version|- |: |\\n|  |[a-z'\"&*!{}\\[\\]|>-]){0,60}") {
         let _ = Signature::compile("test", &text);
-        let _ = package_version(&text);
+        let _ = super::version::package_version(&text);
     }
 }

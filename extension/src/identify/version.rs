@@ -84,7 +84,8 @@ pub fn package_version(text: &str) -> Option<String> {
 
 impl VersionSource {
     /// The version, read where it has to be.
-    pub(super) fn read(&self, ask: &dyn Ask) -> Option<String> {
+    #[must_use]
+    pub fn read(&self, ask: &dyn Ask) -> Option<String> {
         match self {
             Self::Known(version) => Some(version.clone()),
             Self::PackageJson(file) => package_version(&ask.text(file)?),

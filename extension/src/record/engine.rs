@@ -24,7 +24,7 @@ use crate::enrich::project;
 use crate::enrich::users::Users;
 use crate::enrich::{Masker, Meaning};
 use crate::event::{Event, EventKind, Exec, Exit, Fork, Mark, Name, ProcessKey, Request, Step, TcpState};
-use crate::identify::{Catalogue, Match, ProcessFacts, Signature, is_interpreter};
+use crate::identify::{Catalogue, Match, ProcessFacts, Signature, file_name, is_interpreter};
 use crate::record::inspect;
 use crate::value::Text;
 
@@ -694,7 +694,7 @@ fn permission_mode(found: &Match) -> Option<Text> {
 }
 
 fn name_of(path: &str) -> Text {
-    path.rsplit('/').next().unwrap_or(path).into()
+    file_name(path).into()
 }
 
 fn tty(exec: &Exec) -> Option<Text> {

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::event::{Exec, ProcessKey, escape};
-use crate::identify::{Ask, VersionSource, package_version, script_candidates};
+use crate::identify::{Ask, VersionSource, file_name, script_candidates};
 #[cfg(target_os = "linux")]
 use crate::inside::open_in;
 use crate::inside::{mount_ns_of, root_of};
@@ -39,7 +39,7 @@ pub(super) const AS_NODE: &str = "ELECTRON_RUN_AS_NODE";
 
 /// Whether a program is one of [`EDITORS`].
 pub(super) fn is_editor(path: &str) -> bool {
-    EDITORS.contains(&path.rsplit('/').next().unwrap_or(path))
+    EDITORS.contains(&file_name(path))
 }
 
 /// The real path of the script that an interpreter runs.
@@ -117,15 +117,7 @@ fn names_of_variables(pid: u32) -> Vec<String> {
 
 /// The version of an agent.
 pub(super) fn version(source: &VersionSource, pid: u32, exec: &Exec, own_mount_ns: u32) -> Option<Text> {
-    match source {
-        VersionSource::Known(version) => Some(version.as_str().into()),
-        VersionSource::PackageJson(path) => {
-            // In another mount namespace the path is another file's, and a container's is its user's.
-            let inside = (exec.mount_ns != own_mount_ns).then_some(pid);
-            package_version(&read_as(path, inside, exec.uid, exec.gid)?).map(Text::from)
-        }
-        VersionSource::Unknown => None,
-    }
+    source.read(&Asked::of(pid, exec, own_mount_ns)).map(Text::from)
 }
 
 /// Whoever has the right to read what all may read.

@@ -39,10 +39,8 @@ pub(super) struct Loaded {
 }
 
 impl Sources {
-    /// Packs come before what is the administrator's own, which so overrides them.
     fn directories(&self) -> Vec<PathBuf> {
-        let packs = self.packs.as_deref().map(packs::installed).unwrap_or_default();
-        packs.into_iter().chain(self.dirs.iter().cloned()).collect()
+        packs::with_own(self.packs.as_deref(), &self.dirs)
     }
 
     /// What is there, when this was loaded before.
