@@ -27,27 +27,12 @@ struct {
 	__type(value, struct path_buffer);
 } path_buffers SEC(".maps");
 
-/* What a path needs of a dentry. */
-struct component {
-	__u64 parent;
-	__u64 name;
-	__u32 length;
-};
-
-static __always_inline void read_component(struct component *component, struct dentry *dentry)
-{
-	component->parent = (__u64)READ(dentry, d_parent);
-	component->length = READ(dentry, d_name.len);
-	component->name = (__u64)READ(dentry, d_name.name);
-}
-
 /* One component, or one mount; true at the end. */
 __noinline int walk_step(__u32 which)
 {
 	struct path_buffer *buffer = bpf_map_lookup_elem(&path_buffers, &which);
-	struct component component;
+	struct dentry *dentry, *parent;
 	struct vfsmount *vfsmount;
-	struct dentry *dentry;
 	__u32 at, length;
 
 	if (!buffer)
@@ -71,17 +56,17 @@ __noinline int walk_step(__u32 which)
 		buffer->root = 0;
 		return 0;
 	}
-	read_component(&component, dentry);
+	parent = READ(dentry, d_parent);
 	at = buffer->start;
-	length = component.length;
+	length = READ(dentry, d_name.len);
 	if (length > 255)
 		length = 255;
 	if (at > AQ_PATH_MAX || at <= length + 1) /* 4096 bytes would be a length of 0 below */
 		return 1;
 	at -= length;
-	if (bpf_probe_read_kernel(&buffer->text[at & (AQ_PATH_MAX - 1)], length & 255, (void *)component.name))
+	if (bpf_probe_read_kernel(&buffer->text[at & (AQ_PATH_MAX - 1)], length & 255, READ(dentry, d_name.name)))
 		return 1;
-	if (component.parent == (__u64)dentry) {
+	if (parent == dentry) {
 		/* Not below any mount: a detached tree, whose root is /, or what has a name alone: memfd:name. */
 		if (length > 0 && buffer->text[at & (AQ_PATH_MAX - 1)] != '/')
 			buffer->start = at;
@@ -91,7 +76,7 @@ __noinline int walk_step(__u32 which)
 	at -= 1;
 	buffer->text[at & (AQ_PATH_MAX - 1)] = '/';
 	buffer->start = at;
-	buffer->dentry = component.parent;
+	buffer->dentry = (__u64)parent;
 	return 0;
 }
 

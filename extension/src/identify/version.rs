@@ -16,7 +16,7 @@ use super::pattern::Expression;
 pub enum VersionSource {
     /// It stands in the path.
     Known(String),
-    /// It is the `version` of this `package.json`; see [`package_version`].
+    /// It is the `version` of this `package.json`.
     PackageJson(PathBuf),
     /// The signature does not say.
     Unknown,
@@ -69,8 +69,7 @@ fn beside(path: &str, relative: &str) -> Option<PathBuf> {
 }
 
 /// The `version` of a `package.json`; `None` when the text is not one or what it says is not a version.
-#[must_use]
-pub fn package_version(text: &str) -> Option<String> {
+pub(super) fn package_version(text: &str) -> Option<String> {
     #[derive(Deserialize)]
     struct Package {
         version: String,
