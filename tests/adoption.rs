@@ -7,6 +7,7 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use support::{Agent, Recorder, Row, Run, can_record};
@@ -110,11 +111,18 @@ fn strings<const N: usize>(texts: [&dyn ToString; N]) -> [String; N] {
     texts.map(ToString::to_string)
 }
 
+/// Each of these sees the agents of the others, and their losses.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn what_an_agent_is_and_has_when_recording_starts() {
     if !can_record("what_an_agent_is_and_has_when_recording_starts") {
         return;
     }
+    let _alone = alone();
     let (first, second, other) = (Agent::new(), Agent::new(), tempfile::tempdir().unwrap());
     let mut agents =
         [Tree::start(first.program(), first.work(), true), Tree::start(second.program(), second.work(), false)];
@@ -241,6 +249,7 @@ fn an_agent_that_forks_all_the_time_is_adopted_whole_and_once() {
     if !can_record("an_agent_that_forks_all_the_time_is_adopted_whole_and_once") {
         return;
     }
+    let _alone = alone();
     // Pids are told after their birth, so those that are told after the recorder answers are its to know.
     let script = r"
         while [ ! -e stop ]; do
@@ -292,6 +301,7 @@ fn an_open_whose_descriptor_another_thread_closed_is_counted() {
     if !can_record("an_open_whose_descriptor_another_thread_closed_is_counted") {
         return;
     }
+    let _alone = alone();
     let recorder = Recorder::start(&["--syscalls", "always"]);
     let agent = Agent::new();
     std::fs::write(agent.work().join("raced"), "").unwrap();
