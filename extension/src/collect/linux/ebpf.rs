@@ -480,12 +480,26 @@ impl EbpfCollector {
     }
 
     /// What was submitted and is not in the ring any more was received, by a recorder before us.
+    ///
+    /// The programs go on meanwhile, and count a record after they have put it into the ring: both are taken at a moment
+    /// of quiet, which is two looks that see the same.
     fn count_received(&self) {
+        const LOOKS: u32 = 1000;
         let probe = self.health();
-        let waiting = probe.waiting();
-        for (kind, received) in (0..abi::AQ_KINDS).zip(&self.shared.received) {
-            let waiting = waiting.get(kind as usize).copied().unwrap_or(0);
-            let [_, submitted, ..] = probe.counters(kind);
+        let counters = || (0..abi::AQ_KINDS).map(|kind| probe.counters(kind)).collect::<Vec<_>>();
+        let look = || (probe.ring.produced(), counters());
+        let mut seen = look();
+        for _ in 0..LOOKS {
+            std::thread::sleep(Duration::from_micros(50));
+            let again = look();
+            if again == seen {
+                break;
+            }
+            seen = again;
+        }
+        let (produced, counters) = seen;
+        let waiting = probe.waiting(produced);
+        for ((received, [_, submitted, ..]), waiting) in self.shared.received.iter().zip(counters).zip(waiting) {
             received.store(submitted.saturating_sub(waiting), Ordering::Relaxed);
         }
     }
@@ -798,10 +812,10 @@ impl EbpfProbe {
         sums
     }
 
-    /// Records of each kind that were not read yet.
-    fn waiting(&self) -> [u64; abi::AQ_KINDS as usize] {
+    /// Records of each kind before that position of the kernel's that were not read yet.
+    fn waiting(&self, produced: u64) -> [u64; abi::AQ_KINDS as usize] {
         let mut waiting = [0; abi::AQ_KINDS as usize];
-        self.ring.look(|record| {
+        self.ring.look(produced, |record| {
             if let Some(count) = kind_of(record).and_then(|kind| waiting.get_mut(kind as usize)) {
                 *count += 1;
             }
@@ -844,7 +858,7 @@ impl EbpfProbe {
 
 impl Probe for EbpfProbe {
     fn collector(&self) -> Vec<CollectorRow> {
-        let waiting = self.waiting();
+        let waiting = self.waiting(self.ring.produced());
         let mode: Text =
             if self.shared.attached.load(Ordering::Relaxed) { "ebpf" } else { "ebpf, system calls on demand" }.into();
         let discarded = whole(self.shared.discarded.load(Ordering::Relaxed));

@@ -58,7 +58,9 @@ impl RingMap {
         Ok(Self { consumer, producer, page, size: size.into(), read: AtomicU64::new(read) })
     }
 
-    fn produced(&self) -> u64 {
+    /// How far the kernel has written.
+    #[must_use]
+    pub fn produced(&self) -> u64 {
         // SAFETY: mapped while self lives, page aligned.
         unsafe { self.producer.as_ref() }.load(Ordering::Acquire)
     }
@@ -89,10 +91,10 @@ impl RingMap {
         Some((record, length & DISCARDED == 0, next))
     }
 
-    /// Shows every record that was not read yet, without reading it.
-    pub fn look(&self, mut show: impl FnMut(&[u8])) {
-        // In this order: what lies between is then never more than the ring holds.
-        let produced = self.produced();
+    /// Shows every record before that position of the kernel's that was not read yet, without reading it.
+    ///
+    /// The position is to be asked for before: what lies between is then never more than the ring holds.
+    pub fn look(&self, produced: u64, mut show: impl FnMut(&[u8])) {
         let mut at = self.read.load(Ordering::Acquire);
         while let Some((record, valid, next)) = self.record(at, produced) {
             if valid {
