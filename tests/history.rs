@@ -54,7 +54,13 @@ fn flush(history: &mut History, table: &str, numbers: std::ops::Range<i64>) -> R
     let rows: Vec<_> = numbers.clone().map(|n| row(table, n)).collect();
     let mut flush = history.flush()?;
     flush.append(table, &mut rows.iter().map(|row| (&row[..], Some(1000))))?;
-    flush.commit(&Mark { eid: START + numbers.end, position: numbers.end, series: 3, flush: 4 })
+    flush.commit(&Mark {
+        eid: START + numbers.end,
+        position: numbers.end,
+        series: 3,
+        flush: 4,
+        complete: START + numbers.end,
+    })
 }
 
 /// All rows of a table, page by page, newest first, with all columns.
@@ -104,7 +110,10 @@ fn every_column_of_every_table_comes_back() {
     for table in ["ai_agents", "agent_processes", "agent_connections", TABLE] {
         assert_eq!(values(all(&history, table, &ALL).unwrap()), expected(table, 0..5000), "{table}");
     }
-    assert_eq!(history.mark().unwrap(), Mark { eid: START + 5000, position: 5000, series: 3, flush: 4 });
+    assert_eq!(
+        history.mark().unwrap(),
+        Mark { eid: START + 5000, position: 5000, series: 3, flush: 4, complete: START + 5000 }
+    );
     #[cfg(unix)]
     for file in std::fs::read_dir(path.parent().unwrap()).unwrap() {
         use std::os::unix::fs::PermissionsExt as _;

@@ -154,6 +154,13 @@ fn tour(id: i64, project: &Path) -> Vec<(&'static str, String)> {
             ),
         ),
         (
+            "All of that in the order in which it happened, but for the files?",
+            format!(
+                "SELECT event_type, pid, summary FROM agent_events WHERE agent_id = {id} AND event_type NOT LIKE 'file%' \
+                 ORDER BY eid;"
+            ),
+        ),
+        (
             "Which of those that it made are open right now?",
             format!(
                 "SELECT pid, operation, {path}, bytes_written FROM agent_open_files WHERE agent_id = {id} \

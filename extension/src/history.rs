@@ -6,6 +6,7 @@
 
 mod append;
 mod condition;
+mod consumers;
 mod error;
 mod open;
 mod read;
@@ -16,6 +17,7 @@ mod writer;
 
 pub use append::{Flush, Mark};
 pub use condition::{Conditions, Query};
+pub use consumers::{Counted, Execution};
 pub use error::HistoryError;
 pub use open::OpenNote;
 pub use read::{Cursor, Reader, Readers, Row};

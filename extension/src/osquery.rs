@@ -6,6 +6,7 @@
 //! nothing at all costs a thread for a while and no more.
 
 pub mod client;
+mod core;
 pub mod extension;
 #[allow(missing_docs, clippy::all, clippy::pedantic, clippy::restriction, elided_lifetimes_in_paths, unused)]
 #[rustfmt::skip]

@@ -5,6 +5,7 @@
 pub mod clock;
 mod connections;
 mod engine;
+mod events;
 mod files;
 pub mod found;
 mod inspect;

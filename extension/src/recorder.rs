@@ -102,10 +102,13 @@ impl Recorder {
                 store.set_probe(collector.probe());
                 let Loaded { catalogue, meaning } = loaded;
                 let mut engine = Engine::new(Arc::clone(&store), catalogue, meaning, boot).above(floor);
-                if collector.resumes() {
-                    engine.go_on(collect::boot_ns());
-                } else {
-                    engine.adopt(collect::boot_ns(), &mut *collector);
+                {
+                    let _whole = store.whole();
+                    if collector.resumes() {
+                        engine.go_on(collect::boot_ns());
+                    } else {
+                        engine.adopt(collect::boot_ns(), &mut *collector);
+                    }
                 }
                 let _ = ready.send(Ok(()));
                 tell_end(&store, || record(&store, engine, collector, &changes, &stop));

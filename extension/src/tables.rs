@@ -8,12 +8,14 @@
 mod agent_collector;
 mod agent_connections;
 mod agent_endpoints;
+mod agent_events;
 mod agent_file_ops;
 mod agent_open_files;
 mod agent_processes;
 mod agent_signatures;
 mod ai_agents;
 pub mod constraint;
+mod consumer;
 pub mod docs;
 pub mod filter;
 #[cfg(test)]
@@ -26,6 +28,7 @@ mod scan;
 pub mod schema;
 mod viewer;
 
+pub use consumer::{Neighbours, Running as RunningQuery, read_on};
 use lookup::Lookup;
 pub use reads::{Read, Reads, SHARED_FOR};
 pub use scan::{DEFAULT_ROW_CAP, Request, Rows, Scan, ScanError, WINDOW_SECONDS, open, scan};
@@ -100,7 +103,7 @@ const INDEXED: [&str; 15] = [
 ];
 
 /// Columns that a plain `SELECT *` leaves out.
-const HIDDEN: [&str; 3] = ["consumer", MAX_ROWS, "ns_pid"];
+const HIDDEN: [&str; 3] = [CONSUMER, MAX_ROWS, "ns_pid"];
 
 /// Columns of which a constraint lifts the default window.
 pub(crate) const TIME_COLUMNS: [&str; 7] =
@@ -108,6 +111,9 @@ pub(crate) const TIME_COLUMNS: [&str; 7] =
 
 /// The hidden column by which a query sets its own row cap.
 pub(crate) const MAX_ROWS: &str = "max_rows";
+
+/// The hidden column by which a query says who reads on.
+pub(crate) const CONSUMER: &str = "consumer";
 
 /// A column as users see it.
 #[derive(Debug)]
@@ -136,7 +142,7 @@ impl Column {
     /// Whether it is a word of the query's, and no row has a value in it.
     #[must_use]
     pub fn is_of_query(&self) -> bool {
-        ["consumer", MAX_ROWS].contains(&self.name)
+        [CONSUMER, MAX_ROWS].contains(&self.name)
     }
 
     /// Whether `SELECT *` leaves it out.
@@ -209,7 +215,11 @@ const fn max_rows<R>() -> Field<R> {
 }
 /// The hidden column of tables of events.
 const fn consumer<R>() -> Field<R> {
-    text("consumer", "Name of a reader that continues where it stopped; not in use yet", unknown)
+    text(
+        CONSUMER,
+        "Set in WHERE to a name of your choice: the rows that no query of that name got yet. A scheduled query of osquery does so by itself",
+        unknown,
+    )
 }
 
 /// A table of rows `R`.
@@ -253,14 +263,27 @@ pub(crate) struct Running<R> {
 pub(crate) struct Finished<R> {
     log: fn(&State) -> &Log<R>,
     forget: fn(&mut State, &Range<u64>),
-    /// The column that says which running row each ends, and of which table.
-    ends: (&'static str, &'static str),
+    /// The column that says which running row each ends, and of which table; none where they end none.
+    ends: Option<(&'static str, &'static str)>,
+    /// Rows of another table that are rows of this one as well, and are stored there alone.
+    with: Option<With>,
+}
+
+/// Rows of another table that are kept.
+#[derive(Debug, Clone, Copy)]
+pub struct With {
+    /// That table.
+    pub table: &'static str,
+    /// Its rows as rows of this one, in the history's SQL: a SELECT that gives the stored columns by their names.
+    pub sql: &'static str,
 }
 
 /// Finished rows that are to be stored, the newest first.
 pub struct Batch {
     /// The rows.
     pub rows: Box<dyn Cursor>,
+    /// Whether newer ones are finished too.
+    pub more: bool,
     numbers: Range<u64>,
 }
 
@@ -296,6 +319,8 @@ pub trait Table: Sync {
     fn forget(&self, store: &Store, stored: &Batch);
     /// The column of its finished rows that says which running row each ends, and of which table.
     fn ends(&self) -> Option<(usize, &'static str)>;
+    /// Rows of another table that are rows of this one as well.
+    fn with(&self) -> Option<With>;
     /// Whether it has rows that can still change.
     fn is_running(&self) -> bool;
     /// Its running rows that the history does not have, or not as they are.
@@ -367,8 +392,10 @@ impl<R: Clone + Send + Sync + 'static> Table for Declaration<R> {
 
     fn finished(&'static self, state: &State, most: usize) -> Option<Batch> {
         let finished = self.finished.as_ref()?;
-        let (rows, numbers) = (finished.log)(state).oldest(most);
-        Some(Batch { rows: self.walk(rows), numbers })
+        let log = (finished.log)(state);
+        let (rows, numbers) = log.oldest(most);
+        let taken = usize::try_from(numbers.end - numbers.start).unwrap_or(usize::MAX);
+        Some(Batch { rows: self.walk(rows), more: taken < log.len(), numbers })
     }
 
     fn forget(&self, store: &Store, stored: &Batch) {
@@ -378,9 +405,13 @@ impl<R: Clone + Send + Sync + 'static> Table for Declaration<R> {
     }
 
     fn ends(&self) -> Option<(usize, &'static str)> {
-        let (name, table) = self.finished.as_ref()?.ends;
+        let (name, table) = self.finished.as_ref()?.ends?;
         let place = self.fields.iter().position(|field| field.column.name == name)?;
         Some((place, table))
+    }
+
+    fn with(&self) -> Option<With> {
+        self.finished.as_ref()?.with
     }
 
     fn is_running(&self) -> bool {
@@ -463,13 +494,14 @@ impl<R: Clone + Send + Sync> Cursor for Walk<R> {
 
 /// Every table, in the order of the documentation.
 #[must_use]
-pub fn all() -> [&'static dyn Table; 8] {
+pub fn all() -> [&'static dyn Table; 9] {
     [
         &ai_agents::TABLE,
         &agent_processes::TABLE,
         &agent_connections::TABLE,
         &agent_endpoints::TABLE,
         &agent_file_ops::TABLE,
+        &agent_events::TABLE,
         &agent_open_files::TABLE,
         &agent_signatures::TABLE,
         &agent_collector::TABLE,

@@ -21,6 +21,19 @@ pub enum Value {
     Text(Text),
 }
 
+impl Value {
+    /// The cell in JSON; none when it is not known.
+    #[must_use]
+    pub fn to_json(&self) -> Option<serde_json::Value> {
+        match self {
+            Self::Null => None,
+            Self::Integer(integer) => Some((*integer).into()),
+            Self::Double(double) => Some((*double).into()),
+            Self::Text(text) => Some((&**text).into()),
+        }
+    }
+}
+
 impl From<i64> for Value {
     fn from(value: i64) -> Self {
         Self::Integer(value)

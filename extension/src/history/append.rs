@@ -21,6 +21,8 @@ pub struct Mark {
     pub series: i64,
     /// Which flush this is: when it was, UNIX nanoseconds; no two have the same.
     pub flush: i64,
+    /// Up to which eid all events are stored.
+    pub complete: i64,
 }
 
 /// A flush that was begun. Dropped without [`Flush::commit`], nothing of it is stored.
@@ -37,10 +39,16 @@ impl History {
     /// When the file cannot be read.
     pub fn mark(&self) -> Result<Mark, HistoryError> {
         let read = |row: &duckdb::Row<'_>| {
-            Ok(Mark { eid: row.get(0)?, position: row.get(1)?, series: row.get(2)?, flush: row.get(3)? })
+            Ok(Mark {
+                eid: row.get(0)?,
+                position: row.get(1)?,
+                series: row.get(2)?,
+                flush: row.get(3)?,
+                complete: row.get(4)?,
+            })
         };
         self.connection
-            .query_row("SELECT eid, position, series, flush FROM meta", [], read)
+            .query_row("SELECT eid, position, series, flush, complete FROM meta", [], read)
             .map_err(|error| HistoryError::of(&self.path, &error))
     }
 
@@ -121,8 +129,8 @@ impl Flush<'_> {
         let Self { history, transaction } = self;
         transaction
             .execute(
-                "UPDATE meta SET eid = ?, position = ?, series = ?, flush = ?",
-                params![mark.eid, mark.position, mark.series, mark.flush],
+                "UPDATE meta SET eid = ?, position = ?, series = ?, flush = ?, complete = ?",
+                params![mark.eid, mark.position, mark.series, mark.flush, mark.complete],
             )
             .and_then(|_| transaction.commit())
             .map_err(|error| HistoryError::of(&history.path, &error))?;

@@ -125,7 +125,7 @@ impl Conditions {
         }
         all.between(&kept.nanoseconds(), times);
         // The engine skips blocks of rows by their eids; their times it has to compute.
-        if let Some((least, greatest)) = kept.extent.delays.get().filter(|_| kept.is_in_order_of_time()) {
+        if let Some((least, greatest)) = kept.delays().filter(|_| kept.is_in_order_of_time()) {
             let eids = times.map(|from| from.saturating_add(least), |to| to.saturating_add(greatest));
             all.between(EID, eids);
             all.eids = all.eids.and(eids);

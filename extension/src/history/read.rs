@@ -7,7 +7,6 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use duckdb::Connection;
@@ -48,12 +47,12 @@ pub struct Readers {
 /// A connection for queries, of one thread at a time.
 #[derive(Debug)]
 pub struct Reader {
-    path: PathBuf,
-    connection: Connection,
+    pub(super) path: PathBuf,
+    pub(super) connection: Connection,
     kept: Arc<[Kept]>,
     /// One page is read at a time. With several at once the engine's memory could not be so small: for want of it a commit
     /// fails beside them, and that ends the engine.
-    turn: Arc<Mutex<()>>,
+    pub(super) turn: Arc<Mutex<()>>,
     /// After the connection: nobody opens the file anew beside a reader of before.
     _lock: Arc<File>,
 }
@@ -184,7 +183,7 @@ impl Reader {
             |(kept, column): &(&Kept, &Column)| matches!(kept.place(column), Place::Stored | Place::BeforeEid);
         let Some((kept, column)) = place.filter(is_stored) else { return Ok(None) };
         let (column, limit) = (kept.sql(column), most.saturating_add(1));
-        let sql = format!("SELECT DISTINCT {column} FROM {}{} LIMIT {limit}", kept.name(), conditions.sql());
+        let sql = format!("SELECT DISTINCT {column} FROM {}{} LIMIT {limit}", kept.source(), conditions.sql());
         let read = || {
             let mut statement = self.connection.prepare(&sql)?;
             let cells = statement.query_map(duckdb::params_from_iter(conditions.parameters()), |row| row.get(0))?;
@@ -200,14 +199,15 @@ impl Reader {
     /// # Errors
     /// When the file cannot be read.
     pub fn walk(self, table: &str, columns: Vec<usize>, conditions: Conditions) -> Result<Cursor, HistoryError> {
-        let extent = self.kept(table).map(|kept| &kept.extent);
-        let reach = extent.and_then(|extent| extent.keys.get()).map(|(low, high)| {
+        let kept = self.kept(table);
+        let keys = kept.and_then(Kept::keys);
+        let reach = keys.map(|(low, high)| {
             let Interval(from, to) = conditions.eids();
             (low.max(from), high.min(to))
         });
         let (low, high) = reach.unwrap_or((1, 0));
-        let rows = extent.map_or(0, |extent| extent.rows.load(Ordering::Relaxed)).max(1);
-        let (least, greatest) = extent.and_then(|extent| extent.keys.get()).unwrap_or_default();
+        let rows = kept.map_or(0, Kept::rows).max(1);
+        let (least, greatest) = keys.unwrap_or_default();
         // In which there are so many rows, were they evenly spread.
         let span = |wanted: i64| {
             let span = (i128::from(greatest) - i128::from(least) + 1) * i128::from(wanted) / i128::from(rows) + 1;
@@ -229,7 +229,7 @@ impl Reader {
         })
     }
 
-    fn kept(&self, table: &str) -> Option<&Kept> {
+    pub(super) fn kept(&self, table: &str) -> Option<&Kept> {
         self.kept.iter().find(|kept| kept.name() == table)
     }
 
@@ -255,7 +255,7 @@ impl Reader {
             let _ =
                 write!(sql, ", {}", kept.columns.get(*index).map_or("NULL::BIGINT".into(), |column| kept.sql(column)));
         }
-        let _ = write!(sql, " FROM {}{} ORDER BY {key} DESC LIMIT {limit}", kept.name(), conditions.sql());
+        let _ = write!(sql, " FROM {}{} ORDER BY {key} DESC LIMIT {limit}", kept.source(), conditions.sql());
         let is_seconds: Vec<_> = columns
             .iter()
             .map(|index| kept.columns.get(*index).is_some_and(|column| kept.place(column) == Place::Seconds))

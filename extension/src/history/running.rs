@@ -135,15 +135,7 @@ pub(super) fn key(row: &[Value], place: usize) -> Option<i64> {
 
 /// The cells that are known, by the names of their columns.
 fn to_json(columns: &[&Column], values: &[Value]) -> String {
-    let cell = |(column, value): (&&Column, &Value)| {
-        let json = match value {
-            Value::Null => return None,
-            Value::Integer(integer) => Json::from(*integer),
-            Value::Double(double) => Json::from(*double),
-            Value::Text(text) => Json::from(&**text),
-        };
-        Some((column.name.to_owned(), json))
-    };
+    let cell = |(column, value): (&&Column, &Value)| Some((column.name.to_owned(), value.to_json()?));
     Json::Object(columns.iter().zip(values).filter_map(cell).collect::<Map<_, _>>()).to_string()
 }
 

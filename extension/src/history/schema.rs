@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use duckdb::Connection;
@@ -14,10 +15,11 @@ use super::HistoryError;
 use crate::tables::{self, Column, ColumnType, Table};
 
 /// Version of what is stored. A file of a higher one is refused.
-pub const VERSION: i64 = 1;
+pub const VERSION: i64 = 2;
 
 /// Steps to a version from the one before it, the first to version 1. Never change one that was released.
-const STEPS: [&str; 1] = ["CREATE TABLE meta (
+const STEPS: [&str; 2] = [
+    "CREATE TABLE meta (
     version BIGINT NOT NULL, created_by VARCHAR NOT NULL, eid BIGINT NOT NULL, position BIGINT NOT NULL,
     series BIGINT NOT NULL, flush BIGINT NOT NULL
  );
@@ -26,7 +28,14 @@ const STEPS: [&str; 1] = ["CREATE TABLE meta (
     of VARCHAR NOT NULL, key BIGINT NOT NULL, boot VARCHAR NOT NULL, owner BIGINT, identity VARCHAR NOT NULL,
     cells VARCHAR NOT NULL
  );
- CREATE TABLE gaps (ended BIGINT NOT NULL, began BIGINT NOT NULL)"];
+ CREATE TABLE gaps (ended BIGINT NOT NULL, began BIGINT NOT NULL)",
+    "ALTER TABLE meta ADD COLUMN complete BIGINT DEFAULT 0;
+ UPDATE meta SET complete = eid;
+ CREATE TABLE consumers (
+    name VARCHAR NOT NULL, of VARCHAR NOT NULL, answered BIGINT NOT NULL, given VARCHAR NOT NULL, execution VARCHAR NOT NULL,
+    proof VARCHAR NOT NULL, used BIGINT NOT NULL
+ )",
+];
 
 /// Seconds, which are not stored where nanoseconds are.
 const SECONDS: &str = "time";
@@ -35,7 +44,7 @@ pub(super) const NANOSECONDS: &str = "time_ns";
 pub(super) const EID: &str = "eid";
 
 /// Numbers that are near their row's eid. What they are before it is stored: a byte or two in place of five.
-const NEAR_EID: [&str; 2] = [NANOSECONDS, "open_eid"];
+const NEAR_EID: [&str; 3] = [NANOSECONDS, "open_eid", "subject_eid"];
 
 /// A table that is kept.
 pub(super) struct Kept {
@@ -43,7 +52,10 @@ pub(super) struct Kept {
     pub(super) columns: Vec<&'static Column>,
     /// The column that orders its rows: no two have the same.
     pub(super) key: &'static str,
-    pub(super) extent: Extent,
+    /// Of the rows that it stores.
+    pub(super) extent: Arc<Extent>,
+    /// Of those that are another table's as well.
+    with: Option<Arc<Extent>>,
 }
 
 /// How far a table's rows reach: never less than they do, so that no query has to ask for it.
@@ -102,7 +114,44 @@ impl Kept {
     fn new(table: &'static dyn Table) -> Self {
         let columns = table.columns();
         let key = columns.get(table.key()).map_or("", |column| column.name);
-        Self { table, columns, key, extent: Extent::default() }
+        Self { table, columns, key, extent: Arc::default(), with: None }
+    }
+
+    /// What its rows are read from: the table, with the rows of another one that are its own as well.
+    pub(super) fn source(&self) -> Cow<'static, str> {
+        let name = self.name();
+        match self.table.with() {
+            None => name.into(),
+            Some(with) => {
+                let columns: Vec<_> = self.stored().map(|(_, _, name)| name).collect();
+                let columns = columns.join(", ");
+                format!("(SELECT owner, {columns} FROM {name} UNION ALL SELECT owner, {columns} FROM ({}))", with.sql)
+                    .into()
+            }
+        }
+    }
+
+    fn extents(&self) -> impl Iterator<Item = &Extent> {
+        [Some(&*self.extent), self.with.as_deref()].into_iter().flatten()
+    }
+
+    /// How many rows are read, about.
+    pub(super) fn rows(&self) -> i64 {
+        self.extents().map(|extent| extent.rows.load(Ordering::Relaxed)).sum()
+    }
+
+    /// The least and the greatest of the keys that are read; none when there are none.
+    pub(super) fn keys(&self) -> Option<(i64, i64)> {
+        Self::reach(self.extents().map(|extent| extent.keys.get()))
+    }
+
+    /// The same of what eids are above their times.
+    pub(super) fn delays(&self) -> Option<(i64, i64)> {
+        Self::reach(self.extents().map(|extent| extent.delays.get()))
+    }
+
+    fn reach(ranges: impl Iterator<Item = Option<(i64, i64)>>) -> Option<(i64, i64)> {
+        ranges.flatten().reduce(|all, one| (all.0.min(one.0), all.1.max(one.1)))
     }
 
     pub(super) fn name(&self) -> &'static str {
@@ -182,7 +231,13 @@ fn before_eid(name: &str) -> String {
 
 /// The tables that are kept.
 pub(super) fn kept() -> Vec<Kept> {
-    tables::all().into_iter().filter(|table| table.is_kept()).map(Kept::new).collect()
+    let mut kept: Vec<_> = tables::all().into_iter().filter(|table| table.is_kept()).map(Kept::new).collect();
+    let extents: Vec<_> = kept.iter().map(|kept| (kept.name(), Arc::clone(&kept.extent))).collect();
+    for one in &mut kept {
+        let with = one.table.with().and_then(|with| extents.iter().find(|(name, _)| *name == with.table));
+        one.with = with.map(|(_, extent)| Arc::clone(extent));
+    }
+    kept
 }
 
 /// The type in the file. INTEGER is stored as BIGINT, which takes no more room there: an odd value must not stop a flush.

@@ -177,6 +177,8 @@ struct Moment {
     highest: i64,
     /// How far the collector had read, when all rows of it are in this.
     place: Option<Place>,
+    /// Up to which eid all rows of events are in this or stored: a reader may go that far and misses none.
+    complete: i64,
 }
 
 impl Work {
@@ -374,9 +376,10 @@ impl Work {
             let finished: Vec<Pending> = finished.filter(|(_, batch)| !batch.is_empty()).collect();
             let taken: usize = finished.iter().map(|(_, batch)| batch.len()).sum();
             let place = (taken == waiting).then_some(state.place);
+            let complete = finished.iter().filter_map(last_of_part).fold(state.eids.last(), i64::min);
             let running = tables::all().into_iter().map(|table| (table, table.running(state)));
             let running = running.filter(|(_, rows)| !rows.is_empty()).collect();
-            Some(Moment { finished, running, highest, place })
+            Some(Moment { finished, running, highest, place, complete })
         })
     }
 
@@ -393,7 +396,8 @@ impl Work {
         let number = unix_ns().max(mark.flush + 1);
         let place = moment.place.unwrap_or_else(|| place_of(&mark));
         let (position, series) = (place.position.cast_signed(), place.series.cast_signed());
-        if let Err(error) = self.write(&moment, Mark { flush: number, position, series, ..mark }) {
+        let complete = moment.complete.max(mark.complete);
+        if let Err(error) = self.write(&moment, Mark { flush: number, position, series, complete, ..mark }) {
             // Which of the running rows the file has is open now.
             self.store.update(State::all_new);
             self.doubtful = Some((moment.finished, number));
@@ -461,6 +465,16 @@ impl Work {
         self.highest = highest;
         Ok(())
     }
+}
+
+/// The last eid of a table's rows of events, when there are more of them than are stored now.
+fn last_of_part((table, batch): &Pending) -> Option<i64> {
+    if !batch.more || !table.info().event_based {
+        return None;
+    }
+    let mut newest = batch.rows.fork();
+    newest.advance();
+    if let Value::Integer(eid) = newest.value(table.key()) { Some(eid) } else { None }
 }
 
 /// A query over much leaves the C library with a hundred megabytes that are free and never given back by it.

@@ -16,6 +16,7 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use super::client::{Client, ClientError};
+use super::core::Core;
 use super::generated::{ExtensionSyncProcessor, InternalExtensionInfo};
 use super::plugin::{Plugin, registry};
 use super::{Access, BindError, Server, Source, Stop};
@@ -252,9 +253,10 @@ impl Life<'_> {
         }
         let uuid = registered?;
         self.dead = None;
-        let (source, stop) = (self.source.clone(), self.stop.clone());
+        let (source, stop, core) = (self.source.clone(), self.stop.clone(), Core::new(&self.options.socket));
         let serve = move |viewer| {
-            ExtensionSyncProcessor::new(Plugin { uuid, source: source.clone(), viewer, stop: stop.clone() })
+            let (source, stop, core) = (source.clone(), stop.clone(), core.clone());
+            ExtensionSyncProcessor::new(Plugin { uuid, source, core, viewer, stop })
         };
         match Server::start(&self.socket_of(uuid), Access::Own, serve) {
             Ok(server) => self.held = Some(Held { uuid, _server: server }),

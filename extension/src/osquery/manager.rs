@@ -140,7 +140,7 @@ impl ExtensionSyncHandler for Manager {
         item: String,
         request: ExtensionPluginRequest,
     ) -> thrift::Result<ExtensionResponse> {
-        Ok(reply(plugin::answer(&self.source, self.viewer, &registry, &item, &request)))
+        Ok(reply(plugin::answer(&self.source, self.viewer, None, &registry, &item, &request)))
     }
 
     fn handle_shutdown(&self) -> thrift::Result<()> {

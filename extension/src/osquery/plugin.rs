@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::core::Core;
 use super::generated::{
     ExtensionPluginRequest, ExtensionPluginResponse, ExtensionRegistry, ExtensionResponse, ExtensionStatus,
     ExtensionSyncHandler,
@@ -12,7 +13,7 @@ use super::source::{PATIENCE, Source};
 use super::{Stop, reply, success};
 use crate::record::Store;
 use crate::tables::constraint::Context;
-use crate::tables::{DEFAULT_ROW_CAP, Request, Table, Viewer, all, find, schema};
+use crate::tables::{DEFAULT_ROW_CAP, Request, RunningQuery, Table, Viewer, all, find, read_on, schema};
 use crate::value::Value;
 
 /// Time for an answer: while one waits for it, the whole core does.
@@ -20,6 +21,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 
 /// What is said when there was no turn.
 pub(super) const BUSY: &str = "agentquery is busy with other queries; ask again in a moment";
+
+/// The key of a request by which a front passes on which query it is of, as JSON of [`RunningQuery`].
+const RUNNING: &str = "running";
 
 /// Time for the recorder to answer what osquery asked: longer than the recorder itself takes before it gives up.
 const FORWARD: Duration = Duration::from_secs(8);
@@ -34,14 +38,17 @@ pub(super) fn registry() -> ExtensionRegistry {
 pub(super) struct Plugin {
     pub(super) uuid: i64,
     pub(super) source: Source,
+    pub(super) core: Core,
     pub(super) viewer: Viewer,
     pub(super) stop: Stop,
 }
 
-/// Answers a call of a plugin: here, or by asking the recorder the same.
+/// Answers a call of a plugin: here, or by asking the recorder the same. Where it came from the core, that is asked which
+/// of its queries it is.
 pub(super) fn answer(
     source: &Source,
     viewer: Viewer,
+    core: Option<&Core>,
     registry: &str,
     item: &str,
     request: &ExtensionPluginRequest,
@@ -50,11 +57,19 @@ pub(super) fn answer(
     let table = table.ok_or_else(|| format!("agentquery has no {registry} plugin {item}"))?;
     match request.get("action").map(String::as_str) {
         Some("columns") => Ok(schema::routes(table)),
-        Some("generate") => source.ask(
-            PATIENCE,
-            |store| generate(store, source, viewer, table, request.get("context").map(String::as_str)),
-            |client| client.clone().with_timeout(FORWARD).call_plugin(registry, item, request.clone()),
-        ),
+        Some("generate") => {
+            let mut request = request.clone();
+            if let Some(core) = core.filter(|_| table.info().event_based)
+                && let Some(running) = core.running().map_err(|error| error.to_string())?
+            {
+                request.insert(RUNNING.to_owned(), serde_json::to_string(&running).map_err(|error| error.to_string())?);
+            }
+            source.ask(
+                PATIENCE,
+                |store| generate(store, source, viewer, table, &request),
+                |client| client.clone().with_timeout(FORWARD).call_plugin(registry, item, request.clone()),
+            )
+        }
         action => Err(format!("agentquery does not know the action {}", action.unwrap_or("(none)"))),
     }
 }
@@ -64,13 +79,15 @@ fn generate(
     source: &Source,
     viewer: Viewer,
     table: &'static dyn Table,
-    context: Option<&str>,
+    request: &ExtensionPluginRequest,
 ) -> Result<ExtensionPluginResponse, String> {
     let until = Instant::now() + ANSWER;
     let turn = source.turns().wait(viewer, until);
     let _turn = turn.ok_or(BUSY)?;
-    let context = context.map_or_else(Context::default, Context::parse);
-    let mut columns = context.columns;
+    let context = request.get("context").map_or_else(Context::default, |context| Context::parse(context));
+    let (mut constraints, mut columns) = (context.constraints, context.columns);
+    let running = request.get(RUNNING).and_then(|running| serde_json::from_str(running).ok());
+    let running: Option<RunningQuery> = running.or_else(|| source.neighbours().query(&constraints));
     if let (Some(columns), Some(first)) = (&mut columns, table.columns().first()) {
         // A count uses no column, yet a row has to hold something to be one.
         if columns.is_empty() {
@@ -78,7 +95,8 @@ fn generate(
         }
     }
     let (cap, deadline) = (Some(DEFAULT_ROW_CAP), Some(until));
-    let request = Request { viewer, constraints: context.constraints, columns, cap, deadline };
+    read_on(store, viewer, table, &mut constraints, running.as_ref(), cap).map_err(|error| error.to_string())?;
+    let request = Request { viewer, constraints, columns, cap, deadline };
     let found = source.reads().scan(store, table, &request).map_err(|error| error.to_string())?;
     let names: Vec<_> = found.columns.iter().map(|column| column.name).collect();
     Ok(found.rows.into_iter().map(|row| wire_row(names.iter().copied().zip(row))).collect())
@@ -106,7 +124,7 @@ impl ExtensionSyncHandler for Plugin {
         item: String,
         request: ExtensionPluginRequest,
     ) -> thrift::Result<ExtensionResponse> {
-        Ok(reply(answer(&self.source, self.viewer, &registry, &item, &request)))
+        Ok(reply(answer(&self.source, self.viewer, Some(&self.core), &registry, &item, &request)))
     }
 
     fn handle_shutdown(&self) -> thrift::Result<()> {
@@ -122,7 +140,7 @@ mod tests {
 
     fn call(source: &Source, item: &str, pairs: &[(&str, &str)]) -> Result<ExtensionPluginResponse, String> {
         let request = pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
-        answer(source, Viewer::All, "table", item, &request)
+        answer(source, Viewer::All, None, "table", item, &request)
     }
 
     fn generate(item: &str, context: &str) -> Result<ExtensionPluginResponse, String> {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::client::{Client, ClientError};
 use super::turns::Turns;
 use crate::record::Store;
-use crate::tables::Reads;
+use crate::tables::{Neighbours, Reads};
 
 /// How long osquery's call waits for a recorder that is still starting, and for the next one when one has ended: while
 /// it waits, the whole core does.
@@ -47,6 +47,7 @@ impl Default for Source {
             changed: Condvar::new(),
             reads: Reads::default(),
             turns: Turns::new(AT_A_TIME, OF_USERS),
+            neighbours: Neighbours::default(),
             reached: AtomicBool::new(false),
         }))
     }
@@ -59,6 +60,8 @@ struct Inner {
     reads: Reads,
     /// Whose call is answered.
     turns: Turns,
+    /// Calls of readers that name themselves.
+    neighbours: Neighbours,
     /// Some recorder was there: one that is not is about to be followed by another.
     reached: AtomicBool,
 }
@@ -81,6 +84,11 @@ impl Source {
     /// The reads that calls share.
     pub(super) fn reads(&self) -> &Reads {
         &self.0.reads
+    }
+
+    /// Which calls are of one query.
+    pub(super) fn neighbours(&self) -> &Neighbours {
+        &self.0.neighbours
     }
 
     /// A bound on the calls that are answered at a time.

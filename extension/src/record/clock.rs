@@ -1,5 +1,7 @@
 //! Time of events and order of rows.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Nanoseconds since 1970.
@@ -15,10 +17,30 @@ pub fn unix_seconds() -> i64 {
     unix_ns().div_euclid(1_000_000_000)
 }
 
+/// Gives out eids, to whoever has it: each is greater than all before it. One thread takes them.
+#[derive(Debug, Clone, Default)]
+pub struct Eids(Arc<AtomicI64>);
+
+impl Eids {
+    /// The next one: that of the UNIX nanoseconds `at`, where no other row has that or a later one.
+    #[must_use]
+    pub fn next(&self, at: i64) -> i64 {
+        let eid = (self.last() + 1).max(at);
+        self.0.store(eid, Ordering::Relaxed);
+        eid
+    }
+
+    /// The one that was given last.
+    #[must_use]
+    pub fn last(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Gives out eids and turns the kernel's time into UNIX time.
 #[derive(Debug)]
 pub struct Clock {
-    last_eid: i64,
+    eids: Eids,
     /// UNIX time of what is being recorded.
     now: i64,
     /// UNIX time minus time since boot.
@@ -31,7 +53,13 @@ impl Clock {
     pub fn new(floor: i64) -> Self {
         // And above those of a recorder before this one that stored none.
         let now = unix_ns();
-        Self { last_eid: floor.max(now), now, offset: 0 }
+        Self { eids: Eids(Arc::new(AtomicI64::new(floor.max(now)))), now, offset: 0 }
+    }
+
+    /// Where its eids come from.
+    #[must_use]
+    pub fn eids(&self) -> Eids {
+        self.eids.clone()
     }
 
     /// Takes the offset anew: a step of the system's clock changes later rows, not those that are there.
@@ -52,8 +80,7 @@ impl Clock {
 
     /// The next eid: it grows with publication, and is the event's own time where no other row has that or a later one.
     pub fn next_eid(&mut self) -> i64 {
-        self.last_eid = (self.last_eid + 1).max(self.now);
-        self.last_eid
+        self.eids.next(self.now)
     }
 }
 

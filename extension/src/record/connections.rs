@@ -79,7 +79,7 @@ impl Connections {
                     self.keep(step, row, true, &context);
                 } else {
                     fail(&mut row, step.error, context.time_ns);
-                    context.store.update(|state| state.connections.push(row));
+                    context.store.update(|state| state.refuse_connection(row));
                 }
                 true
             }
@@ -120,7 +120,7 @@ impl Connections {
                 self.keep(step, row, false, context);
             } else {
                 fail(&mut row, step.error, context.time_ns);
-                context.store.update(|state| state.connections.push(row));
+                context.store.update(|state| state.refuse_connection(row));
             }
             return true;
         };
@@ -393,14 +393,14 @@ impl Live {
     fn new(step: &Connection, mut row: ConnectionRow, returned: bool, context: &Context<'_>) -> Self {
         let identity = Identity { start_ns: context.process.key.start_ns, id: step.socket_id, ..row.identity };
         row.identity = identity;
-        context.store.update(|state| state.live_connections.insert(row.eid, row.clone()));
+        context.store.update(|state| state.begin_connection(row.clone()));
         Self { owner: context.process.clone(), row, tcp: step.state(), ended: false, returned, held: false }
     }
 
     fn finish(self, store: &Store) {
         store.update(|state| {
             state.live_connections.remove(self.row.eid);
-            state.connections.push(self.row);
+            state.end_connection(self.row);
         });
     }
 

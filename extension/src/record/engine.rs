@@ -109,10 +109,14 @@ impl Engine {
     /// An engine that writes into this store.
     #[must_use]
     pub fn new(store: Arc<Store>, catalogue: Arc<Catalogue>, meaning: Arc<Meaning>, boot: Boot) -> Self {
-        store.update(|state| state.signatures = catalogue.rows().into_iter().chain(meaning.rows()).collect());
+        let clock = Clock::new(0);
+        store.update(|state| {
+            state.eids = clock.eids();
+            state.signatures = catalogue.rows().into_iter().chain(meaning.rows()).collect();
+        });
         Self {
             store,
-            clock: Clock::new(0),
+            clock,
             boot,
             catalogue,
             meaning,
@@ -136,7 +140,9 @@ impl Engine {
     /// The same, with eids above one that was given before.
     #[must_use]
     pub fn above(self, eid: i64) -> Self {
-        Self { clock: Clock::new(eid), ..self }
+        let clock = Clock::new(eid);
+        self.store.update(|state| state.eids = clock.eids());
+        Self { clock, ..self }
     }
 
     /// How many instances have a living process.
@@ -294,7 +300,7 @@ impl Engine {
                 ns_pid: Some(ns_pid),
                 ..above
             };
-            state.live_processes.insert(eid, row);
+            state.begin_process(row);
         });
         instance.alive += 1;
         instance.row.processes_total += 1;
@@ -388,7 +394,7 @@ impl Engine {
         self.store.update(|state| {
             if let Some(mut row) = state.live_processes.remove(process.eid) {
                 end_program(&mut row, time_ns, "replaced");
-                state.processes.push(row);
+                state.end_process(row, time_ns);
             }
         });
         let gap = gap_ms(event, collector.syscalls_since());
@@ -481,7 +487,10 @@ impl Engine {
             depth: depth.unwrap_or(0),
             ..self.program_row(event, exec, eid, &instance)
         };
-        self.store.update(|state| state.live_processes.insert(eid, row));
+        self.store.update(|state| {
+            state.begin_agent(&instance.row);
+            state.begin_process(row);
+        });
         self.instances.insert(index, instance);
         self.know(process);
         // Another program under the mark, an agent or none, leaves open whose a process is that is not known.
@@ -539,12 +548,14 @@ impl Engine {
             row.start_time = before.start_time;
         }
         self.store.update(|state| {
-            if !first {
+            if first {
+                state.become_program(row, time_ns);
+            } else {
                 let mut ended = before;
                 end_program(&mut ended, time_ns, "replaced");
-                state.processes.push(ended);
+                state.end_process(ended, time_ns);
+                state.begin_process(row);
             }
-            state.live_processes.insert(eid, row);
         });
         if !first {
             instance.row.processes_total += 1;
@@ -596,7 +607,7 @@ impl Engine {
                 end_program(&mut row, time_ns, "exited");
                 row.exit_code = exit_code;
                 row.signal = exit.map(|exit| exit.signal.into());
-                state.processes.push(row);
+                state.end_process(row, time_ns);
             }
         });
         self.connections.owner_ended(process, &self.store);
@@ -641,7 +652,7 @@ impl Engine {
             self.names.forget_instance(*index);
             store.update(|state| {
                 state.live_agents.remove(instance.key);
-                state.agents.push(instance.row.clone());
+                state.end_agent(instance.row.clone());
             });
             false
         });

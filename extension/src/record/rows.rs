@@ -215,6 +215,22 @@ pub struct OpenFileRow {
 }
 
 #[derive(Debug, Clone, Default)]
+pub struct EventRow {
+    pub eid: i64,
+    pub time_ns: i64,
+    pub event_type: &'static str,
+    pub agent: Option<Text>,
+    pub agent_id: Option<i64>,
+    pub pid: Option<i64>,
+    pub process_eid: Option<i64>,
+    pub subject_eid: Option<i64>,
+    pub summary: Text,
+    pub details: Text,
+    /// Whose it is; no column.
+    pub uid: Option<i64>,
+}
+
+#[derive(Debug, Clone, Default)]
 pub struct SignatureRow {
     pub agent: Text,
     pub display_name: Text,
@@ -290,6 +306,12 @@ impl Weigh for ConnectionRow {
                 self.remote_host.as_ref(),
                 self.net_namespace.as_ref(),
             ])
+    }
+}
+
+impl Weigh for EventRow {
+    fn weight(&self) -> usize {
+        size_of::<Self>() + texts([Some(&self.summary), Some(&self.details)])
     }
 }
 

@@ -9,10 +9,12 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
+use super::clock::Eids;
+use super::events;
 use super::found::Found;
 use super::live::Live;
 use super::log::{Log, Snapshot};
-use super::rows::{AgentRow, CollectorRow, ConnectionRow, FileOpRow, OpenFileRow, ProcessRow, SignatureRow};
+use super::rows::{AgentRow, CollectorRow, ConnectionRow, EventRow, FileOpRow, OpenFileRow, ProcessRow, SignatureRow};
 use crate::collect::Place;
 use crate::history::Readers;
 use crate::value::Text;
@@ -21,7 +23,8 @@ use crate::value::Text;
 const AGENTS: usize = 2 << 20;
 const PROCESSES: usize = 18 << 20;
 const CONNECTIONS: usize = 16 << 20;
-const FILE_OPS: usize = 48 << 20;
+const FILE_OPS: usize = 40 << 20;
+const EVENTS: usize = 8 << 20;
 
 /// Instances with a gap that are remembered after they have left memory.
 const GAPS: usize = 100;
@@ -61,6 +64,10 @@ pub struct State {
     pub file_ops: Log<FileOpRow>,
     /// Files that are open.
     pub open_files: Live<OpenFileRow>,
+    /// What happened besides.
+    pub events: Log<EventRow>,
+    /// Where the numbers of rows come from.
+    pub eids: Eids,
     /// The signatures that were read.
     pub signatures: Vec<SignatureRow>,
     /// What is wrong with the recorder's settings.
@@ -87,6 +94,8 @@ impl Default for State {
             live_connections: Live::default(),
             file_ops: Log::new(FILE_OPS),
             open_files: Live::default(),
+            events: Log::new(EVENTS),
+            eids: Eids::default(),
             signatures: Vec::new(),
             faults: Vec::new(),
             gaps: VecDeque::new(),
@@ -107,7 +116,7 @@ impl State {
     /// Finished rows.
     #[must_use]
     pub fn finished(&self) -> usize {
-        self.agents.len() + self.processes.len() + self.connections.len() + self.file_ops.len()
+        self.agents.len() + self.processes.len() + self.connections.len() + self.file_ops.len() + self.events.len()
     }
 
     /// How many rows began, and how many only changed, since they were taken for the history.
@@ -254,6 +263,9 @@ impl Store {
     /// Says that from now on, in UNIX nanoseconds, what agents do is recorded.
     pub fn set_recording_since(&self, since: i64) {
         self.gaps.write().unwrap_or_else(PoisonError::into_inner).since = Some(since);
+        if let Some(gap) = self.gap() {
+            self.update(|state| state.tell_gap(gap));
+        }
     }
 
     /// From when to when nothing was recorded before this recorder, which the history does not tell yet.
@@ -366,6 +378,15 @@ impl Store {
             (row, more)
         };
         rows.into_iter().map(more).collect()
+    }
+
+    /// All that happened, operations on files too.
+    #[must_use]
+    pub fn events(&self) -> Snapshot<EventRow> {
+        let (file_ops, events) = self.read(|state| (state.file_ops.snapshot(), state.events.snapshot()));
+        let mut all: Vec<_> = file_ops.iter().map(events::of_file_op).chain(events.iter().cloned()).collect();
+        all.sort_unstable_by_key(|event| event.eid);
+        Snapshot::of(all)
     }
 
     /// File operations.

@@ -8,6 +8,7 @@ use std::ffi::{CStr, CString, c_int};
 use std::fmt::Write as _;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use rusqlite::fallible_iterator::FallibleIterator as _;
 use rusqlite::types::{Null, ValueRef};
@@ -18,9 +19,10 @@ use rusqlite::vtab::{
 use rusqlite::{Connection, Error, Result};
 
 use crate::record::Store;
+use crate::record::clock::unix_ns;
 use crate::tables::constraint::{Constraint, Op};
 use crate::tables::schema::{create_table, quote};
-use crate::tables::{Asked, Column, ColumnType, Read, Scan, Table, Viewer, all, find, options};
+use crate::tables::{Asked, Column, ColumnType, Read, RunningQuery, Scan, Table, Viewer, all, find, options, read_on};
 use crate::value::Value;
 
 /// Rows that a table is taken to have, for the planner.
@@ -29,12 +31,28 @@ const ROWS: i64 = 100_000;
 const MODULE: Module<'static, AgentTable> = Module::read_only_module();
 
 /// Creates every table in the connection.
-pub(super) fn create(db: &Connection, store: Arc<Store>, viewer: Viewer) -> Result<()> {
-    db.create_module(c"agentquery", &MODULE, Some((store, viewer)))?;
+pub(super) fn create(db: &Connection, store: Arc<Store>, viewer: Viewer, statement: Statement) -> Result<()> {
+    db.create_module(c"agentquery", &MODULE, Some((store, viewer, statement)))?;
     for table in all() {
         db.execute_batch(&format!("CREATE VIRTUAL TABLE {} USING agentquery", quote(table.info().name)))?;
     }
     Ok(())
+}
+
+/// The statement that is run, by a number that no other one of this history has: when it began.
+#[derive(Clone, Default)]
+pub(super) struct Statement(Arc<AtomicI64>);
+
+impl Statement {
+    /// Another one begins.
+    pub(super) fn begin(&self) {
+        self.0.store(unix_ns(), Ordering::Relaxed);
+    }
+
+    fn query(&self) -> RunningQuery {
+        let number = format!("statement {}", self.0.load(Ordering::Relaxed));
+        RunningQuery { scheduled: None, number, counted: None }
+    }
 }
 
 /// A virtual table. SQLite reads the base through a pointer to the whole, so it comes first.
@@ -44,11 +62,12 @@ struct AgentTable {
     table: &'static dyn Table,
     store: Arc<Store>,
     viewer: Viewer,
+    statement: Statement,
 }
 
 // SAFETY: the struct is repr(C) and begins with sqlite3_vtab.
 unsafe impl<'vtab> VTab<'vtab> for AgentTable {
-    type Aux = (Arc<Store>, Viewer);
+    type Aux = (Arc<Store>, Viewer, Statement);
     type Cursor = AgentCursor<'vtab>;
 
     fn connect(
@@ -60,13 +79,19 @@ unsafe impl<'vtab> VTab<'vtab> for AgentTable {
         _args: &[&[u8]],
     ) -> Result<(Cow<'static, CStr>, Self)> {
         let name = String::from_utf8_lossy(table_name);
-        let (Some(table), Some((store, viewer))) = (find(&name), aux) else {
+        let (Some(table), Some((store, viewer, statement))) = (find(&name), aux) else {
             return Err(Error::ModuleError(format!("no such table: {name}")));
         };
         let schema = CString::new(create_table(table))?;
         Ok((
             Cow::Owned(schema),
-            Self { base: sqlite3_vtab::default(), table, store: Arc::clone(store), viewer: *viewer },
+            Self {
+                base: sqlite3_vtab::default(),
+                table,
+                store: Arc::clone(store),
+                viewer: *viewer,
+                statement: statement.clone(),
+            },
         ))
     }
 
@@ -103,6 +128,7 @@ unsafe impl<'vtab> VTab<'vtab> for AgentTable {
             table: self.table,
             store: Arc::clone(&self.store),
             viewer: self.viewer,
+            statement: self.statement.clone(),
             scan: None,
             row: 0,
             read: None,
@@ -150,6 +176,7 @@ struct AgentCursor<'vtab> {
     table: &'static dyn Table,
     store: Arc<Store>,
     viewer: Viewer,
+    statement: Statement,
     /// None at the end.
     scan: Option<Scan>,
     row: i64,
@@ -192,6 +219,8 @@ unsafe impl VTabCursor for AgentCursor<'_> {
             }
         }
         let used = used_columns(used, columns.len());
+        read_on(&self.store, self.viewer, self.table, &mut constraints, Some(&self.statement.query()), None)
+            .map_err(|error| Error::ModuleError(error.to_string()))?;
         let asked = Asked::by(&constraints, None);
         let read = self.read.get_or_insert_with(|| Read::take(&self.store, self.table, &asked));
         self.scan = Some(read.scan(self.viewer, &constraints, used.as_deref(), None));

@@ -28,7 +28,8 @@ pub(super) static TABLE: Declaration<ConnectionRow> = Declaration {
     finished: Some(Finished {
         log: |state| &state.connections,
         forget: |state, kept| state.connections.forget(kept),
-        ends: ("eid", "agent_connections"),
+        ends: Some(("eid", "agent_connections")),
+        with: None,
     }),
     running: Some(Running { live: |state| &mut state.live_connections, identity: |row| row.identity }),
     fields: &[

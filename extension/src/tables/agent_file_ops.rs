@@ -34,7 +34,8 @@ pub(super) static TABLE: Declaration<FileOpRow> = Declaration {
     finished: Some(Finished {
         log: |state| &state.file_ops,
         forget: |state, kept| state.file_ops.forget(kept),
-        ends: ("open_eid", "agent_open_files"),
+        ends: Some(("open_eid", "agent_open_files")),
+        with: None,
     }),
     running: None,
     fields: &[

@@ -31,7 +31,8 @@ pub(super) static TABLE: Declaration<ProcessRow> = Declaration {
     finished: Some(Finished {
         log: |state| &state.processes,
         forget: |state, kept| state.processes.forget(kept),
-        ends: ("eid", "agent_processes"),
+        ends: Some(("eid", "agent_processes")),
+        with: None,
     }),
     running: Some(Running { live: |state| &mut state.live_processes, identity: |row| row.identity }),
     fields: &[

@@ -34,7 +34,8 @@ pub(super) static TABLE: Declaration<AgentRow> = Declaration {
     finished: Some(Finished {
         log: |state| &state.agents,
         forget: State::forget_agents,
-        ends: ("agent_id", "ai_agents"),
+        ends: Some(("agent_id", "ai_agents")),
+        with: None,
     }),
     running: Some(Running { live: |state| &mut state.live_agents, identity: |_| Identity::default() }),
     fields: &[

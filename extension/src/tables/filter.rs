@@ -109,7 +109,7 @@ impl Filter {
     #[must_use]
     pub fn compile(columns: &[&Column], constraints: &[Constraint]) -> Self {
         let mut conditions = Vec::new();
-        for (index, column) in columns.iter().enumerate().filter(|(_, column)| column.name != super::MAX_ROWS) {
+        for (index, column) in columns.iter().enumerate().filter(|(_, column)| !column.is_of_query()) {
             let here: Vec<_> =
                 constraints.iter().filter(|constraint| constraint.column.eq_ignore_ascii_case(column.name)).collect();
             conditions.extend(alternatives(column.kind, &here).map(|condition| (index, condition)));

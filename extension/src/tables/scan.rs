@@ -6,11 +6,13 @@ use std::time::Instant;
 use super::constraint::{Constraint, Op};
 use super::filter::Filter;
 use super::past::{self, Past, Step, Wanted};
-use super::{Asked, Column, Cursor, Lookup, MAX_ROWS, Owner, Position, TIME_COLUMNS, Table, Viewer};
+use super::{
+    Asked, CONSUMER, Column, Cursor, Lookup, MAX_ROWS, Owner, Position, TIME_COLUMNS, Table, Viewer, consumer,
+};
 use crate::history::HistoryError;
 use crate::record::Store;
 use crate::record::clock::unix_seconds;
-use crate::value::Value;
+use crate::value::{Text, Value};
 
 /// Rows that a query may get through osquery, unless it says otherwise. The core holds them all several times over,
 /// and its watchdog ends it at 200 MB.
@@ -76,6 +78,15 @@ pub enum ScanError {
         /// What is wrong, and what to do.
         reason: String,
     },
+    /// Nothing says how far a reader got.
+    #[error(
+        "{table}: how far a reader got is kept in the history, and there is none (database: none). Ask without consumer, \
+         and not as a scheduled query"
+    )]
+    NotKept {
+        /// Table that was read.
+        table: &'static str,
+    },
     /// No such table.
     #[error("no such table: {0}")]
     NoTable(String),
@@ -97,6 +108,8 @@ pub struct Scan {
     since: Option<i64>,
     max_rows: Option<i64>,
     max_rows_column: Option<usize>,
+    consumer: Option<Text>,
+    consumer_column: Option<usize>,
     deadline: Option<Instant>,
     /// Steps since the last look at the clock.
     steps: u32,
@@ -167,6 +180,7 @@ pub(super) fn over(
     constraints: &[Constraint],
 ) -> Scan {
     let columns = table.columns();
+    let place = |name| columns.iter().position(|column| column.name == name);
     Scan {
         table,
         cursor,
@@ -177,7 +191,9 @@ pub(super) fn over(
         filter: Filter::compile(&columns, constraints),
         since: since(constraints),
         max_rows: max_rows(constraints),
-        max_rows_column: columns.iter().position(|column| column.name == MAX_ROWS),
+        max_rows_column: place(MAX_ROWS),
+        consumer: consumer::named(constraints).map(Text::from),
+        consumer_column: place(CONSUMER),
         deadline: None,
         steps: 0,
         failed: None,
@@ -185,7 +201,7 @@ pub(super) fn over(
 }
 
 /// The row cap that a query sets itself.
-fn max_rows(constraints: &[Constraint]) -> Option<i64> {
+pub(super) fn max_rows(constraints: &[Constraint]) -> Option<i64> {
     constraints
         .iter()
         .filter(|constraint| constraint.column == MAX_ROWS && matches!(constraint.op, Op::Equal | Op::Is))
@@ -300,8 +316,14 @@ impl Scan {
     /// A cell of the row.
     #[must_use]
     pub fn value(&self, column: usize) -> Value {
-        // The engine compares the column with what was asked, so that is what it holds.
-        if Some(column) == self.max_rows_column { self.max_rows.into() } else { self.cell(column) }
+        // The engine compares these columns with what was asked, so that is what they hold.
+        if Some(column) == self.max_rows_column {
+            self.max_rows.into()
+        } else if Some(column) == self.consumer_column {
+            (&self.consumer).into()
+        } else {
+            self.cell(column)
+        }
     }
 }
 

@@ -43,7 +43,7 @@ impl Rest {
             store.update(|state| {
                 // It may have learned something meanwhile.
                 let row = state.live_connections.remove(row.eid).unwrap_or(row);
-                state.connections.push(ConnectionRow { state: "closed", ..row });
+                state.end_connection(ConnectionRow { state: "closed", ..row });
             });
         }
     }

@@ -181,7 +181,7 @@ impl Engine {
         let row = self.program_row(started, exec, eid, &instance);
         self.store.update(|state| {
             let row = place(state, row);
-            state.live_processes.insert(eid, row);
+            state.begin_process(row);
         });
         instance.alive += 1;
         instance.row.processes_total += 1;

@@ -118,10 +118,10 @@ impl Engine {
         if is_root {
             instance.root = event.process;
         }
+        let first = before.how == "fork";
         let row = if same {
             before
         } else {
-            let first = before.how == "fork";
             let eid = if first { before.eid } else { self.clock.next_eid() };
             let program = self.program_row(event, exec, eid, &instance);
             let program = ProcessRow { exec_path: None, parent_eid: before.parent_eid, depth: before.depth, ..program };
@@ -148,7 +148,16 @@ impl Engine {
             mark: event.mark,
             read_ns: event.boot_ns,
         };
-        self.store.update(|state| state.live_processes.insert(row.eid, row));
+        let time_ns = self.clock.unix(event.boot_ns);
+        self.store.update(|state| {
+            if same {
+                state.live_processes.insert(row.eid, row);
+            } else if first {
+                state.become_program(row, time_ns);
+            } else {
+                state.begin_process(row);
+            }
+        });
         self.know(process);
         true
     }
@@ -215,13 +224,13 @@ impl Engine {
         }
         self.store.update(|state| {
             for row in left.processes {
-                state.processes.push(ProcessRow { state: UNKNOWN, ..row });
+                state.end_process(ProcessRow { state: UNKNOWN, ..row }, time_ns);
             }
             for row in left.connections {
                 // Of one that had ended everything is known.
                 let end = if row.state == "time_wait" { "closed" } else { row.state };
                 let end = if row.end_time.is_some() { end } else { UNKNOWN };
-                state.connections.push(ConnectionRow { state: end, ..row });
+                state.end_connection(ConnectionRow { state: end, ..row });
             }
             // One that lived on and has ended since has its row.
             for row in state.agents.snapshot().iter().chain(state.live_agents.values()) {
@@ -231,7 +240,7 @@ impl Engine {
                 if row.end_time.is_none() {
                     row.state = Some(UNKNOWN.into());
                 }
-                state.agents.push(AgentRow { processes: 0, ..row });
+                state.end_agent(AgentRow { processes: 0, ..row });
             }
         });
     }

@@ -137,7 +137,7 @@ impl Engine {
         instance.alive += 1;
         instance.row.processes_total += 1;
         instance.changed(time_ns);
-        self.store.update(|state| state.live_processes.insert(eid, row));
+        self.store.update(|state| state.begin_process(row));
         if let Some(tree) = self.marks.get_mut(&event.mark) {
             tree.0 += 1;
         }

@@ -1,0 +1,313 @@
+//! What happened, as one stream: each start and end of an agent, a program or a connection as a row of its own.
+//!
+//! The other tables tell how something is by now; whoever forwards changes wants each of them once, and never changed
+//! afterwards. So [`State`] writes an event wherever a row begins or ends, and nobody can do the one without the other.
+//! Operations on files are events already: they are not held twice, but shown as both ([`of_file_op`]).
+
+use std::io;
+
+use serde::Serialize as _;
+use serde_json::ser::{CharEscape, CompactFormatter, Formatter, Serializer};
+use serde_json::{Map, Value as Json};
+
+use super::State;
+use super::rows::{AgentRow, ConnectionRow, EventRow, FileOpRow, ProcessRow};
+use crate::enrich::endpoints::EndpointType;
+use crate::enrich::files::{Category, Sensitivity};
+use crate::value::{Text, Value};
+
+/// What an operation on a file is called as an event.
+const FILE_EVENTS: [(&str, &str); 13] = [
+    ("open_read", "file_open_read"),
+    ("open_write", "file_open_write"),
+    ("create", "file_create"),
+    ("truncate", "file_truncate"),
+    ("close", "file_close"),
+    ("delete", "file_delete"),
+    ("rename", "file_rename"),
+    ("link", "file_link"),
+    ("symlink", "file_symlink"),
+    ("mkdir", "file_mkdir"),
+    ("rmdir", "file_rmdir"),
+    ("chmod", "file_chmod"),
+    ("chown", "file_chown"),
+];
+
+/// Control characters as `DuckDB` writes them, so that a row in memory and the same in the history are alike.
+struct UpperCase;
+
+impl Formatter for UpperCase {
+    fn write_char_escape<W: ?Sized + io::Write>(&mut self, writer: &mut W, escape: CharEscape) -> io::Result<()> {
+        match escape {
+            CharEscape::AsciiControl(byte) => write!(writer, "\\u{byte:04X}"),
+            other => CompactFormatter.write_char_escape(writer, other),
+        }
+    }
+}
+
+/// An object of what is known, its keys in alphabetical order.
+fn details<const N: usize>(cells: [(&str, Value); N]) -> Text {
+    let known = cells.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.to_json()?)));
+    let mut text = Vec::new();
+    let object = Json::Object(known.collect::<Map<_, _>>());
+    match object.serialize(&mut Serializer::with_formatter(&mut text, UpperCase)) {
+        Ok(()) => String::from_utf8_lossy(&text).into(),
+        Err(_) => "{}".into(), // it is in memory, and its keys are texts
+    }
+}
+
+/// A number that JSON's readers may not hold exactly.
+fn id(eid: Option<i64>) -> Value {
+    eid.map(|eid| eid.to_string()).into()
+}
+
+fn of_agent(row: &AgentRow, event_type: &'static str, time_ns: i64, summary: String, details: Text) -> EventRow {
+    EventRow {
+        time_ns,
+        event_type,
+        agent: Some(row.agent.clone()),
+        agent_id: Some(row.agent_id),
+        pid: Some(row.pid),
+        process_eid: Some(row.process_eid),
+        subject_eid: Some(row.process_eid),
+        summary: summary.into(),
+        details,
+        uid: Some(row.uid),
+        ..EventRow::default()
+    }
+}
+
+fn of_process(row: &ProcessRow, event_type: &'static str, time_ns: i64, summary: Text, details: Text) -> EventRow {
+    EventRow {
+        time_ns,
+        event_type,
+        agent: Some(row.agent.clone()),
+        agent_id: Some(row.agent_id),
+        pid: Some(row.pid),
+        process_eid: Some(row.eid),
+        subject_eid: Some(row.eid),
+        summary,
+        details,
+        uid: row.uid,
+        ..EventRow::default()
+    }
+}
+
+fn program(row: &ProcessRow) -> Text {
+    details([
+        ("cmdline", (&row.cmdline).into()),
+        ("container_id", (&row.container_id).into()),
+        ("cwd", (&row.cwd).into()),
+        ("exec_path", (&row.exec_path).into()),
+        ("name", (&row.name).into()),
+        ("parent", row.parent.into()),
+        ("parent_eid", id(row.parent_eid)),
+        ("path", (&row.path).into()),
+        ("tty", (&row.tty).into()),
+        ("username", (&row.username).into()),
+    ])
+}
+
+/// The other side of a connection, by the best name that there is; of what listens, its own.
+fn peer(row: &ConnectionRow) -> String {
+    let (address, port) = match row.direction {
+        "listen" => (row.local_address.as_ref(), row.local_port),
+        _ => (row.remote_host.as_ref().or(row.remote_address.as_ref()), row.remote_port),
+    };
+    let name = address.or(row.path.as_ref()).map_or("", |name| &**name);
+    let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{} {} {name}{port}", row.transport, row.direction)
+}
+
+fn of_connection(row: &ConnectionRow, event_type: &'static str, time_ns: i64) -> EventRow {
+    let ended = row.end_time.is_some();
+    EventRow {
+        time_ns,
+        event_type,
+        agent: Some(row.agent.clone()),
+        agent_id: Some(row.agent_id),
+        pid: Some(row.pid),
+        process_eid: Some(row.process_eid),
+        subject_eid: Some(row.eid),
+        summary: if ended { format!("{} {}", peer(row), row.state).into() } else { peer(row).into() },
+        details: details([
+            ("bytes_received", row.bytes_received.filter(|_| ended).into()),
+            ("bytes_sent", row.bytes_sent.filter(|_| ended).into()),
+            ("container_id", (&row.container_id).into()),
+            ("direction", row.direction.into()),
+            ("endpoint_type", row.endpoint_type.map(EndpointType::as_str).into()),
+            ("error", (&row.error).into()),
+            ("expected", row.expected.into()),
+            ("host_source", row.host_source.into()),
+            ("local_address", (&row.local_address).into()),
+            ("local_port", row.local_port.into()),
+            ("name", (&row.name).into()),
+            ("path", (&row.path).into()),
+            ("remote_address", (&row.remote_address).into()),
+            ("remote_host", (&row.remote_host).into()),
+            ("remote_pid", row.remote_pid.into()),
+            ("remote_port", row.remote_port.into()),
+            ("service", (&row.service).into()),
+            ("state", row.state.into()),
+            ("transport", row.transport.into()),
+        ]),
+        uid: row.uid,
+        ..EventRow::default()
+    }
+}
+
+/// An operation on a file, as an event. `tables/agent_events.rs` says the same in SQL, of rows that are in the history.
+pub(super) fn of_file_op(row: &FileOpRow) -> EventRow {
+    let event_type =
+        FILE_EVENTS.iter().find(|(operation, _)| *operation == row.operation).map_or("", |(_, event)| event);
+    let to = row.dest_path.as_ref().map(|dest| format!(" -> {dest}")).unwrap_or_default();
+    EventRow {
+        eid: row.eid,
+        time_ns: row.time_ns,
+        event_type,
+        agent: Some(row.agent.clone()),
+        agent_id: Some(row.agent_id),
+        pid: Some(row.pid),
+        process_eid: Some(row.process_eid),
+        subject_eid: Some(row.eid),
+        summary: format!("{} {}{to}", row.operation, row.path).into(),
+        details: details([
+            ("bytes_read", row.bytes_read.into()),
+            ("bytes_written", row.bytes_written.into()),
+            ("category", row.category.map(Category::as_str).into()),
+            ("close_source", row.close_source.into()),
+            ("container_id", (&row.container_id).into()),
+            ("dest_path", (&row.dest_path).into()),
+            ("in_project", row.in_project.into()),
+            ("mmap_write", row.mmap_write.into()),
+            ("mode", (&row.mode).into()),
+            ("name", (&row.name).into()),
+            ("open_eid", id(row.open_eid)),
+            ("path", (&row.path).into()),
+            ("path_source", row.path_source.into()),
+            ("sensitivity", row.sensitivity.map(Sensitivity::as_str).into()),
+            ("truncated", row.truncated.into()),
+        ]),
+        uid: row.uid,
+    }
+}
+
+impl State {
+    /// Something happened. Its number is given here.
+    fn tell(&mut self, event: EventRow) {
+        let eid = self.eids.next(event.time_ns);
+        self.events.push(EventRow { eid, ..event });
+    }
+
+    /// An agent began; its row comes when it is known how.
+    pub fn begin_agent(&mut self, row: &AgentRow) {
+        let what = details([
+            ("cmdline", (&row.cmdline).into()),
+            ("confidence", row.confidence.into()),
+            ("container_id", (&row.container_id).into()),
+            ("cwd", (&row.cwd).into()),
+            ("evidence", (&row.evidence).into()),
+            ("launched_by", (&row.launched_by).into()),
+            ("parent", row.parent.into()),
+            ("parent_agent_id", id(row.parent_agent_id)),
+            ("path", (&row.path).into()),
+            ("permission_mode", (&row.permission_mode).into()),
+            ("project", (&row.project).into()),
+            ("role", (&row.role).into()),
+            ("tty", (&row.tty).into()),
+            ("username", (&row.username).into()),
+            ("version", (&row.version).into()),
+        ]);
+        let version = row.version.as_ref().map(|version| format!(" {version}")).unwrap_or_default();
+        let summary = format!("{}{version} started", row.display_name);
+        self.tell(of_agent(row, "agent_start", row.time_ns, summary, what));
+        if let Some(gap) = row.start_gap_ms.filter(|gap| *gap > 0) {
+            let summary = format!("files and connections of the first {gap} ms were not seen");
+            self.tell(of_agent(row, "gap", row.time_ns, summary, details([("gap_ms", gap.into())])));
+        }
+    }
+
+    /// An agent ended.
+    pub fn end_agent(&mut self, row: AgentRow) {
+        let what = details([
+            ("bytes_received", row.bytes_received.into()),
+            ("bytes_sent", row.bytes_sent.into()),
+            ("connections_total", row.connections_total.into()),
+            ("exit_code", row.exit_code.into()),
+            ("files_created", row.files_created.into()),
+            ("files_deleted", row.files_deleted.into()),
+            ("files_read", row.files_read.into()),
+            ("files_written", row.files_written.into()),
+            ("processes_total", row.processes_total.into()),
+            ("state", (&row.state).into()),
+        ]);
+        let code = row.exit_code.map(|code| format!(" with code {code}")).unwrap_or_default();
+        let summary = format!("{} ended{code}", row.display_name);
+        self.tell(of_agent(&row, "agent_end", row.time_ns, summary, what));
+        self.agents.push(row);
+    }
+
+    /// A row of a program begins.
+    pub fn begin_process(&mut self, row: ProcessRow) {
+        let summary = row.cmdline.clone().unwrap_or_else(|| row.name.clone());
+        self.tell(of_process(&row, "process_start", row.time_ns, summary, program(&row)));
+        self.live_processes.insert(row.eid, row);
+    }
+
+    /// A fork's row becomes that of the program that the process runs from now on.
+    pub fn become_program(&mut self, row: ProcessRow, time_ns: i64) {
+        let summary = row.cmdline.clone().unwrap_or_else(|| row.name.clone());
+        self.tell(of_process(&row, "process_exec", time_ns, summary, program(&row)));
+        self.live_processes.insert(row.eid, row);
+    }
+
+    /// A row of a program ends.
+    pub fn end_process(&mut self, row: ProcessRow, time_ns: i64) {
+        let how = match (row.exit_code, row.signal) {
+            (Some(code), _) => format!(" with code {code}"),
+            (None, Some(signal)) if signal > 0 => format!(" by signal {signal}"),
+            _ => String::new(),
+        };
+        let what = details([
+            ("duration_ms", row.duration_ms.into()),
+            ("exit_code", row.exit_code.into()),
+            ("name", (&row.name).into()),
+            ("signal", row.signal.into()),
+            ("state", row.state.into()),
+        ]);
+        let summary = format!("{} {}{how}", row.name, row.state);
+        self.tell(of_process(&row, "process_end", time_ns, summary.into(), what));
+        self.processes.push(row);
+    }
+
+    /// A connection begins.
+    pub fn begin_connection(&mut self, row: ConnectionRow) {
+        self.tell(of_connection(&row, "connection_start", row.time_ns));
+        self.live_connections.insert(row.eid, row);
+    }
+
+    /// A connection ends that began before. One whose end is not known was missed now.
+    pub fn end_connection(&mut self, row: ConnectionRow) {
+        let time_ns = row.end_time.map_or(self.eids.last(), |end| end.saturating_mul(1_000_000_000)).max(row.time_ns);
+        self.tell(of_connection(&row, "connection_end", time_ns));
+        self.connections.push(row);
+    }
+
+    /// A connection was refused before there was any.
+    pub fn refuse_connection(&mut self, row: ConnectionRow) {
+        self.tell(of_connection(&row, "connection_start", row.time_ns));
+        self.end_connection(row);
+    }
+
+    /// Nothing was recorded from the one time to the other, in UNIX nanoseconds.
+    pub fn tell_gap(&mut self, (ended, began): (i64, i64)) {
+        let [from, to] = [ended, began].map(|time_ns| time_ns.div_euclid(1_000_000_000));
+        self.tell(EventRow {
+            time_ns: began,
+            event_type: "gap",
+            summary: format!("nothing was recorded from {from} to {to} (UNIX seconds)").into(),
+            details: details([("from", from.into()), ("to", to.into())]),
+            ..EventRow::default()
+        });
+    }
+}
