@@ -1,7 +1,8 @@
 """osquery's manager, made of the classes of the PyPI package osquery: the protocol as a third party speaks it.
 
   manager.py rows SOCKET QUERIES CONTEXTS   drives a registered extension as the core does; prints the queries' rows
-  manager.py serve SOCKET                   plays the core, with its moods, by commands on stdin
+  manager.py serve SOCKET [DATABASE]        plays the core, with its moods, by commands on stdin; what the core keeps
+                                            over its end is in that file
   manager.py query SOCKET SQL               asks a manager; prints the rows
 """
 
@@ -63,8 +64,9 @@ class Server(TServer.TThreadedServer):
 class Manager:
     """The core's side: knows who is registered."""
 
-    def __init__(self, path):
+    def __init__(self, path, database=None):
         self.path = path
+        self.database = database
         self.lock = threading.Condition()
         self.registered = {}
         self.refusals = 0
@@ -105,6 +107,14 @@ class Manager:
             self.lock.notify_all()
             return ExtensionStatus(code=0 if known else 1, message="", uuid=uuid)
 
+    def call(self, registry, item, request):
+        """What an extension may ask of the core's plugins: a value of its database."""
+        assert (registry, item, request["action"]) == ("database", "", "get"), (registry, item, request)
+        value = self.database and self.database.get(request["domain"], request["key"])
+        if value is None:
+            return ExtensionResponse(ExtensionStatus(code=1, message="NotFound: ", uuid=0), [{"v": ""}])
+        return ExtensionResponse(ExtensionStatus(code=0, message="OK", uuid=0), [{"v": value}])
+
     def query(self, sql):
         return ExtensionResponse(ExtensionStatus(code=1, message="not here", uuid=0), [])
 
@@ -122,6 +132,51 @@ def appears(path):
     while not os.path.exists(path) and time.time() < deadline:
         time.sleep(0.02)
     return os.path.exists(path)
+
+
+class Database:
+    """What the core keeps, and what it has logged. Here both change in one transaction: osqueryd logs a result after it
+    has counted it, and one that it counted and did not log before it was killed is lost to it."""
+
+    def __init__(self, path):
+        self.file = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self.lock = threading.Lock()
+        self.file.executescript(
+            "CREATE TABLE IF NOT EXISTS kept (domain, key, value, PRIMARY KEY (domain, key));"
+            "CREATE TABLE IF NOT EXISTS log (name, run, action, eid, cells)"
+        )
+        # As the core does when it starts: a query that was being run is taken to have ended it.
+        self.put("configurations", "executing_query", "")
+
+    def get(self, domain, key):
+        with self.lock:
+            row = self.file.execute("SELECT value FROM kept WHERE domain = ? AND key = ?", (domain, key)).fetchone()
+        return row and row[0]
+
+    def put(self, domain, key, value):
+        with self.lock:
+            self.file.execute("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", (domain, key, value))
+
+    def run(self, name):
+        """A run of a scheduled query begins, a second or more after the one before."""
+        began = int(self.get("configurations", f"timestamp.{name}") or 1_700_000_000) + 1
+        self.put("configurations", "executing_query", name)
+        self.put("configurations", f"timestamp.{name}", str(began))
+        return began
+
+    def log(self, name, began, sql, rows):
+        """Query::addNewEvents, and the log: events are added, and never compared with what was there before."""
+        counter = self.get("queries", f"{name}counter")
+        with self.lock:
+            self.file.execute("BEGIN")
+            keep = "INSERT OR REPLACE INTO kept VALUES ('queries', ?, ?)"
+            self.file.execute(keep, (f"query.{name}", sql))
+            self.file.execute(keep, (f"{name}epoch", "0"))
+            if rows:
+                self.file.execute(keep, (f"{name}counter", str(int(counter or 0) + 1)))
+            lines = [(name, began, "added", row[0], json.dumps(row)) for row in rows]
+            self.file.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?)", lines)
+            self.file.execute("COMMIT")
 
 
 class Plugin:
@@ -148,6 +203,9 @@ class Plugin:
         response = self.call(lambda client: client.call("table", table, request))
         assert response.status.code == 0, response.status.message
         return response.response
+
+    def is_event_based(self, table):
+        return {"id": "attributes", "attributes": "4"} in self.tables[table]
 
     def columns(self, table):
         return {row["name"]: row for row in self.tables[table] if row["id"] == "column"}
@@ -283,8 +341,9 @@ def rows(path, queries, contexts):
 class Play:
     """What the core can be told to do."""
 
-    def __init__(self, path):
-        self.manager = Manager(path)
+    def __init__(self, path, database=None):
+        self.database = database and Database(database)
+        self.manager = Manager(path, self.database)
 
     def plugin(self):
         ((uuid, (_, registry)),) = self.manager.wait_for(lambda known: known, 0).items()
@@ -331,6 +390,34 @@ class Play:
         plugin = self.plugin()
         return plugin.generate(table, plugin.context(table, constraints, used or list(plugin.columns(table))))
 
+    def schedule(self, name, sql, tables, scans, fails):
+        """A run of a scheduled query, whose tables are scanned so often each; its result is logged, unless it fails. Says
+        how many rows there are."""
+        plugin = self.plugin()
+        began = self.database.run(name)
+        try:
+            db = sqlite3.connect(":memory:")
+            for table, constraints in tables.items():
+                context = plugin.context(table, constraints, list(plugin.columns(table)))
+                answers = [plugin.generate(table, context) for _ in range(scans)]
+                assert all(answer == answers[0] for answer in answers), f"{name}: {table} changed while it was joined"
+                assert plugin.is_event_based(table)
+                fill(db, plugin, table, answers[0])
+            rows = db.execute(sql).fetchall()
+            assert not fails, "the query failed, as it was to"
+            self.database.log(name, began, sql, rows)
+            return len(rows)
+        finally:
+            self.database.put("configurations", "executing_query", "")
+
+    def logged(self, name):
+        """Numbers of the rows that were logged, and the most that one run logged."""
+        select = "SELECT eid, action FROM log WHERE name = ? ORDER BY rowid"
+        lines = self.database.file.execute(select, (name,)).fetchall()
+        assert {action for _, action in lines} <= {"added"}
+        most = "SELECT max(n) FROM (SELECT count(*) AS n FROM log WHERE name = ? GROUP BY run)"
+        return {"eids": [eid for eid, _ in lines], "most": self.database.file.execute(most, (name,)).fetchone()[0]}
+
     def slow(self, path):
         """A generate that takes as long as it may: a long list of texts that are nearly this path."""
         paths = [[2, f"{path[:-8]}{i:08x}"] for i in range(100_000)]
@@ -356,8 +443,8 @@ class Play:
         return time.monotonic() - began
 
 
-def serve(path):
-    play = Play(path)
+def serve(path, database=None):
+    play = Play(path, database)
     assert appears(path)
     print(json.dumps({"ok": None}), flush=True)
     for line in sys.stdin:

@@ -45,7 +45,16 @@ pub struct Core {
 
 impl Core {
     pub fn start(socket: &Path) -> Self {
-        let mut command = python(&["serve", socket.to_str().unwrap()]);
+        Self::serve(&[socket.to_str().unwrap()])
+    }
+
+    /// One that keeps what osqueryd keeps, and runs scheduled queries.
+    pub fn with_database(socket: &Path, database: &Path) -> Self {
+        Self::serve(&[socket.to_str().unwrap(), database.to_str().unwrap()])
+    }
+
+    fn serve(arguments: &[&str]) -> Self {
+        let mut command = python(&[&["serve"], arguments].concat());
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (commands, answers) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
         let mut core = Self { child, commands, answers };

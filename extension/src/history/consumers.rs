@@ -142,3 +142,40 @@ fn until(transaction: &Transaction<'_>, kept: &Kept, from: i64, most: Option<u64
     let last = transaction.query_row(&sql, [], |row| row.get(0)).optional()?;
     Ok(last.unwrap_or(complete))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_counted_has_arrived_and_what_was_not_is_given_again() {
+        let counted = |count: &str| Some(Counted(count.to_owned()));
+        let mut known = Known { answered: 10, given: vec![20], counted: counted("1/0"), ..Known::default() };
+        known.go_on(counted("2/0").as_ref());
+        assert_eq!((known.answered, &known.given[..]), (20, &[][..]));
+        // The next two results had no rows, or were lost: the core counts neither.
+        for until in [30, 40] {
+            known.given.push(until);
+            known.counted = counted("2/0");
+            known.go_on(counted("2/0").as_ref());
+            assert_eq!(known.answered, 20);
+        }
+        known.given.push(50);
+        known.go_on(counted("2/0").as_ref());
+        assert_eq!((known.answered, &known.given[..]), (30, &[40, 50][..]), "what was given three times");
+        known.given.push(60);
+        known.go_on(counted("3/0").as_ref());
+        assert_eq!((known.answered, &known.given[..]), (60, &[][..]));
+    }
+
+    #[test]
+    fn where_nothing_is_counted_the_next_query_has_to_do() {
+        let mut known = Known { answered: 10, given: vec![20], ..Known::default() };
+        known.go_on(None);
+        assert_eq!((known.answered, &known.given[..]), (20, &[][..]));
+        // The first result of a scheduled query is that from which on the core counts.
+        known.given.push(30);
+        known.go_on(Some(&Counted("1/0".into())));
+        assert_eq!(known.answered, 30);
+    }
+}

@@ -83,3 +83,19 @@ impl Neighbours {
         Some(Running { scheduled: None, number: format!("call {number}"), counted: None })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_that_follow_each_other_are_of_one_query() {
+        let neighbours = Neighbours::default();
+        let of = |name: &str| neighbours.query(&[Constraint::new(CONSUMER, Op::Equal, name)]);
+        let (first, again, other) = (of("a"), of("a"), of("b"));
+        assert!(first.is_some() && first == again && first != other);
+        std::thread::sleep(Neighbours::NEAR);
+        assert_ne!(of("a"), first);
+        assert_eq!(neighbours.query(&[Constraint::new("pid", Op::Equal, "a")]), None);
+    }
+}
