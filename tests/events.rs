@@ -299,6 +299,70 @@ fn who_names_itself_reads_on() {
     assert!(recorder.value(&events.replace("'one'", "'four'")).unwrap().parse::<i64>().unwrap() > 10);
 }
 
+#[test]
+fn each_start_and_each_end_is_an_event() {
+    if !can_record("each_start_and_each_end_is_an_event") {
+        return;
+    }
+    let (folder, system) = (tempfile::tempdir().unwrap(), support::BpfFs::new());
+    let (database, pins) = (folder.path().join("history.duckdb"), system.pins());
+    let start = || {
+        let (database, pins) = (database.to_str().unwrap(), pins.to_str().unwrap());
+        Recorder::start(&["--syscalls", "always", "--database", database, "--pin", pins])
+    };
+    let mut recorder = start();
+    let agent = Agent::new();
+    // Forks with and without a program, a program in the place of another, connections that are made, refused and left
+    // open; the second half of it after another recorder has taken over.
+    let mut working = agent.start(
+        "half() {
+            (:); /bin/true; sh -c 'exec /bin/true'; sh -c 'exit 3'; sh -c 'kill -9 $$'
+            unshare -n sh -c 'ip link set lo up; exec python3 -' <<'P'
+import socket
+listener = socket.socket(); listener.bind(('127.0.0.1', 0)); listener.listen()
+with socket.create_connection(listener.getsockname()) as here, listener.accept()[0] as there: here.send(b'x')
+socket.socket().connect_ex(('127.0.0.1', 1))
+local = socket.socket(socket.AF_UNIX); local.connect_ex('nothing')
+P
+        }
+        half; exec 5>held; touch first; until [ -e second ]; do sleep 0.02; done; half; exec 5>&-",
+    );
+    wait_until("the first half is done", 20, || agent.work().join("first").exists());
+    recorder.wait_for(&format!("SELECT count(*) FROM ai_agents WHERE pid = {}", working.id()), "1");
+    recorder.kill();
+    recorder = start();
+    std::fs::write(agent.work().join("second"), "").unwrap();
+    working.wait().unwrap();
+    let id = mine(&recorder, &working);
+    recorder.wait_for(&format!("SELECT state FROM ai_agents WHERE agent_id = {id}"), "exited");
+    let count = |sql: &str| -> i64 { recorder.value(&sql.replace("ID", &id)).unwrap().parse().unwrap() };
+    let events =
+        |kind: &str| count(&format!("SELECT count(*) FROM agent_events WHERE agent_id = ID AND event_type = '{kind}'"));
+    for (table, kind, least) in [("agent_processes", "process", 20), ("agent_connections", "connection", 8)] {
+        let of = |suffix: &str, condition: &str| {
+            let rows = format!("FROM {table} r WHERE agent_id = ID AND {condition}");
+            let events = format!(
+                "SELECT count(*) FROM agent_events e WHERE agent_id = ID AND event_type = '{kind}_{suffix}' AND \
+                 e.subject_eid = r.eid"
+            );
+            assert_eq!(count(&format!("SELECT count(*) {rows} AND ({events}) <> 1")), 0, "{kind}_{suffix}");
+            count(&format!("SELECT count(*) {rows}"))
+        };
+        let (started, ended) = (of("start", "1"), of("end", "end_time IS NOT NULL"));
+        assert!(started >= least && ended >= least - 2, "{table}: {started} rows, {ended} of them ended");
+        assert_eq!((started, ended), (events(&format!("{kind}_start")), events(&format!("{kind}_end"))), "{table}");
+    }
+    assert_eq!((events("agent_start"), events("agent_end")), (1, 1));
+    let execs = "SELECT count(*) FROM agent_processes WHERE agent_id = ID AND how = 'exec'";
+    assert!((1..=count(execs)).contains(&events("process_exec")));
+    let files = "SELECT count(*) FROM agent_file_ops f JOIN agent_events e ON e.eid = f.eid WHERE f.agent_id = ID AND \
+                 e.event_type = 'file_' || f.operation AND json_extract(e.details, '$.path') = f.path";
+    assert_eq!(count(files), count("SELECT count(*) FROM agent_file_ops WHERE agent_id = ID"));
+    let order = "SELECT count(*) FROM agent_events a JOIN agent_events b USING (subject_eid) WHERE a.agent_id = ID AND \
+                 a.event_type LIKE '%start' AND b.event_type LIKE '%end' AND a.eid > b.eid AND a.event_type <> 'agent_start'";
+    assert_eq!(count(order), 0);
+}
+
 /// The instance of an agent of ours.
 fn mine(recorder: &Recorder, agent: &Child) -> String {
     recorder.value(&format!("SELECT agent_id FROM ai_agents WHERE pid = {}", agent.id())).unwrap()

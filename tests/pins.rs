@@ -13,29 +13,7 @@ use std::time::{Duration, Instant};
 use agentquery::collect::{self, Collector, Interest, Kept, Place, Syscalls};
 use agentquery::event::EventKind;
 use libbpf_rs::{MapCore as _, MapFlags, MapHandle};
-use support::{Agent, Recorder, can_record, skipped};
-
-/// A BPF file system of one's own.
-struct BpfFs(tempfile::TempDir);
-
-impl BpfFs {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        assert!(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(folder.path()).status().unwrap().success());
-        Self(folder)
-    }
-
-    fn pins(&self) -> PathBuf {
-        self.0.path().join("agentquery")
-    }
-}
-
-impl Drop for BpfFs {
-    fn drop(&mut self) {
-        // The last of what is pinned in it ends with it.
-        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
-    }
-}
+use support::{Agent, BpfFs, Recorder, can_record, skipped};
 
 /// A program that is looked at because of where it is.
 fn program() -> (tempfile::TempDir, PathBuf) {

@@ -294,3 +294,25 @@ impl Run {
         format!("(SELECT agent_id FROM ai_agents WHERE pid = {} ORDER BY time_ns DESC LIMIT 1)", self.pid)
     }
 }
+
+/// A BPF file system of one's own.
+pub struct BpfFs(tempfile::TempDir);
+
+impl BpfFs {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(folder.path()).status().unwrap().success());
+        Self(folder)
+    }
+
+    pub fn pins(&self) -> PathBuf {
+        self.0.path().join("agentquery")
+    }
+}
+
+impl Drop for BpfFs {
+    fn drop(&mut self) {
+        // The last of what is pinned in it ends with it.
+        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+    }
+}
