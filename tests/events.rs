@@ -124,7 +124,7 @@ impl Scene {
     fn wait(&mut self) {
         let core = self.core();
         core.tell("back", &json!([40]));
-        wait_until("it records", 30, || {
+        wait_until("it records", 60, || {
             let rows = core.try_tell("generate", &json!(["agent_collector", {}, null]));
             rows.is_ok_and(|rows| !rows.as_array().unwrap().is_empty())
         });

@@ -72,7 +72,7 @@ impl Scene {
         let mut core = Core::start(&folder.path().join("osquery.em"));
         let extension = command(folder.path()).spawn().unwrap();
         core.tell("registered", &json!([10]));
-        wait_until("it records", 30, || {
+        wait_until("it records", 60, || {
             let rows = core.try_tell("generate", &json!(["agent_collector", {}, null]));
             rows.is_ok_and(|rows| !rows.as_array().unwrap().is_empty())
         });

@@ -140,7 +140,7 @@ impl Recorder {
 
     /// Asks until the first value is the one that is wanted, for a while; then says what it was instead.
     pub fn wait_for(&self, sql: &str, wanted: &str) {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(40);
         loop {
             let got = self.value(sql);
             if got.as_deref() == Some(wanted) {

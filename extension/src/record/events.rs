@@ -156,11 +156,11 @@ fn of_connection(row: &ConnectionRow, event_type: &'static str, time_ns: i64) ->
     }
 }
 
-/// An operation on a file, as an event. `tables/agent_events.rs` says the same in SQL, of rows that are in the history.
+/// An operation on a file, as an event: [`EventRow::summary`] and [`EventRow::details`] are made of it when they are asked
+/// for. `tables/agent_events.rs` says the same in SQL, of rows that are in the history.
 pub(super) fn of_file_op(row: &FileOpRow) -> EventRow {
     let event_type =
         FILE_EVENTS.iter().find(|(operation, _)| *operation == row.operation).map_or("", |(_, event)| event);
-    let to = row.dest_path.as_ref().map(|dest| format!(" -> {dest}")).unwrap_or_default();
     EventRow {
         eid: row.eid,
         time_ns: row.time_ns,
@@ -170,8 +170,26 @@ pub(super) fn of_file_op(row: &FileOpRow) -> EventRow {
         pid: Some(row.pid),
         process_eid: Some(row.process_eid),
         subject_eid: Some(row.eid),
-        summary: format!("{} {}{to}", row.operation, row.path).into(),
-        details: details([
+        uid: row.uid,
+        file: Some(Box::new(row.clone())),
+        ..EventRow::default()
+    }
+}
+
+impl EventRow {
+    /// What happened, for people.
+    #[must_use]
+    pub fn summary(&self) -> Text {
+        let Some(row) = &self.file else { return self.summary.clone() };
+        let to = row.dest_path.as_ref().map(|dest| format!(" -> {dest}")).unwrap_or_default();
+        format!("{} {}{to}", row.operation, row.path).into()
+    }
+
+    /// What is known of it, as a JSON object.
+    #[must_use]
+    pub fn details(&self) -> Text {
+        let Some(row) = &self.file else { return self.details.clone() };
+        details([
             ("bytes_read", row.bytes_read.into()),
             ("bytes_written", row.bytes_written.into()),
             ("category", row.category.map(Category::as_str).into()),
@@ -187,8 +205,7 @@ pub(super) fn of_file_op(row: &FileOpRow) -> EventRow {
             ("path_source", row.path_source.into()),
             ("sensitivity", row.sensitivity.map(Sensitivity::as_str).into()),
             ("truncated", row.truncated.into()),
-        ]),
-        uid: row.uid,
+        ])
     }
 }
 

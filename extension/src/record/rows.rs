@@ -228,6 +228,8 @@ pub struct EventRow {
     pub details: Text,
     /// Whose it is; no column.
     pub uid: Option<i64>,
+    /// The operation on a file that this is, which has summary and details; no column.
+    pub file: Option<Box<FileOpRow>>,
 }
 
 #[derive(Debug, Clone, Default)]

@@ -57,11 +57,11 @@ pub(super) static TABLE: Declaration<EventRow> = Declaration {
             "Row that it is about, the same at its start and its end: of agent_processes (for an agent, that of its first process), agent_connections or agent_file_ops",
             |row| row.subject_eid.into(),
         ),
-        text("summary", "What happened, for people", |row| (&row.summary).into()),
+        text("summary", "What happened, for people", |row| row.summary().into()),
         text(
             "details",
             "What is known of it, as a JSON object whose keys are columns of the subject's table; row numbers are texts in it",
-            |row| (&row.details).into(),
+            |row| row.details().into(),
         ),
         consumer(),
         max_rows(),

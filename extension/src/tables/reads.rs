@@ -418,15 +418,17 @@ mod tests {
             let (memory, store, _kept) = kept(rows);
             let taken = || {
                 let (reads, table, before) = (Reads::default(), find("agent_file_ops").unwrap(), store.reads());
-                for pid in 0..200 {
-                    let request = request(vec![equal("pid", pid)]);
-                    let found = reads.scan(&store, table, &request).unwrap().rows;
-                    assert_eq!(found, scan(&memory, table, &request).unwrap().rows, "{pid}");
+                let requests: Vec<_> = (0..200).map(|pid| request(vec![equal("pid", pid)])).collect();
+                let found: Vec<_> =
+                    requests.iter().map(|request| reads.scan(&store, table, request).unwrap().rows).collect();
+                let taken = store.reads() - before;
+                for (request, found) in requests.iter().zip(found) {
+                    assert_eq!(found, scan(&memory, table, request).unwrap().rows, "{request:?}");
                 }
-                store.reads() - before
+                taken
             };
             // A busy machine may take longer than a read is shared.
-            let fewest = (0..20).map(|_| taken()).find(|taken| *taken <= most);
+            let fewest = (0..50).map(|_| taken()).find(|taken| *taken <= most);
             assert!(fewest.is_some(), "{rows} rows: never so few as {most} reads");
         }
     }
