@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use agentquery::history::{
-    History, HistoryError, Mark, OpenNote, Query, Retention, RunningRow, Settings, VERSION, Writer,
+    Counted, Execution, History, HistoryError, Mark, OpenNote, Query, Retention, RunningRow, Settings, VERSION, Writer,
 };
 use agentquery::record::rows::{Identity, ProcessRow};
 use agentquery::record::{State, Store};
@@ -96,6 +96,39 @@ fn open(path: &Path) -> History {
     let (history, notes) = History::open(path).unwrap();
     assert_eq!(notes, []);
     history
+}
+
+#[test]
+fn a_reader_gets_each_row_once_and_no_more_than_it_can_hold() {
+    let (_folder, path) = place();
+    let mut history = open(&path);
+    flush(&mut history, TABLE, 0..100).unwrap();
+    let give = |history: &History, whose: &str, number: &str, counted: &str, most| {
+        let counted = (!counted.is_empty()).then(|| Counted(counted.to_owned()));
+        let (consumer, number) = ("scheduled/files".to_owned(), number.to_owned());
+        let execution = Execution { whose: whose.to_owned(), consumer, number, counted };
+        let (after, until) = history.readers().give(TABLE, &execution, most, START).unwrap();
+        let rows = all(history, TABLE, &ALL).unwrap();
+        rows.iter().filter(|(eid, _)| (after + 1..=until).contains(eid)).count()
+    };
+    let complete = |history: &mut History, n: i64| {
+        let mark = history.mark().unwrap();
+        let complete = START + n * 1_000_000;
+        history.flush().unwrap().commit(&Mark { complete, ..mark }).unwrap();
+    };
+    // Only as far as all is stored.
+    complete(&mut history, 60);
+    assert_eq!(give(&history, "", "1", "1/0", None), 60);
+    assert_eq!(give(&history, "", "1", "1/0", None), 60, "another scan of the same query");
+    complete(&mut history, 200);
+    assert_eq!(give(&history, "", "1", "1/0", None), 60, "which sees what the first one saw");
+    assert_eq!(give(&history, "", "2", "1/0", Some(80)), 80, "it did not arrive: again, with new ones");
+    assert_eq!(give(&history, "", "3", "2/0", Some(15)), 15, "no more than are wanted, the oldest first");
+    drop(history);
+    let history = open(&path);
+    assert_eq!(give(&history, "", "4", "3/0", Some(15)), 5, "the rest, after the next start");
+    assert_eq!(give(&history, "", "5", "4/0", Some(15)), 0);
+    assert_eq!(give(&history, "1000", "5", "4/0", None), 100, "another user's is another one");
 }
 
 #[test]

@@ -19,9 +19,14 @@ const TIMES: usize = 3;
 /// A consumer that was not seen for so long is forgotten.
 const FORGOTTEN_AFTER: i64 = 90 * 24 * 3600;
 
+/// Of whom so many are known at most, for each user: the one that was not seen for the longest time is forgotten.
+const MOST: usize = 500;
+
 /// A query of a consumer that is being run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Execution {
+    /// Whose consumer it is: users do not share them.
+    pub whose: String,
     /// Who reads.
     pub consumer: String,
     /// Which of its queries this is: scans with the same one get the same rows.
@@ -93,7 +98,7 @@ fn give(
     most: Option<u64>,
     from: i64,
 ) -> duckdb::Result<(i64, i64)> {
-    let (name, table) = (&execution.consumer, kept.name());
+    let (name, table) = (&format!("{}/{}", execution.whose, execution.consumer), kept.name());
     let before = known(transaction, name, table)?;
     if let Some(before) = before.as_ref().filter(|before| before.execution == execution.number) {
         return Ok((before.answered, before.given.last().copied().unwrap_or(before.answered)));
@@ -112,6 +117,14 @@ fn give(
     transaction.execute(
         "INSERT INTO consumers VALUES (?, ?, ?, ?, ?, ?, ?)",
         params![name, table, known.answered, given.join(" "), execution.number, counted, now],
+    )?;
+    let whose = format!("{}/", execution.whose);
+    transaction.execute(
+        &format!(
+            "DELETE FROM consumers WHERE starts_with(name, ?) AND used < (SELECT used FROM consumers WHERE \
+             starts_with(name, ?) ORDER BY used DESC LIMIT 1 OFFSET {MOST})"
+        ),
+        params![whose, whose],
     )?;
     Ok((known.answered, until))
 }

@@ -49,13 +49,13 @@ pub fn read_on(
     let Some(running) = running.filter(|_| table.info().event_based) else { return Ok(()) };
     let whose = if let Viewer::User(uid) = viewer { uid.to_string() } else { String::new() };
     let consumer = match (named(constraints), &running.scheduled) {
-        (Some(name), _) => format!("{whose}/named/{name}"),
-        (None, Some(query)) => format!("{whose}/scheduled/{query}"),
+        (Some(name), _) => format!("named/{name}"),
+        (None, Some(query)) => format!("scheduled/{query}"),
         (None, None) => return Ok(()),
     };
     let table_name = table.info().name;
     let readers = store.history().ok_or(ScanError::NotKept { table: table_name })?;
-    let execution = Execution { consumer, number: running.number.clone(), counted: running.counted.clone() };
+    let execution = Execution { whose, consumer, number: running.number.clone(), counted: running.counted.clone() };
     let window = unix_ns().saturating_sub(WINDOW_SECONDS.saturating_mul(1_000_000_000));
     let most = scan::max_rows(constraints).and_then(|rows| u64::try_from(rows).ok()).or(cap);
     let (after, until) =
