@@ -36,6 +36,28 @@ pub fn script(name: &str, arguments: &[&str]) -> Command {
     command
 }
 
+/// The extension as osquery starts it, with a folder of its own, in which the core's socket is.
+#[cfg(target_os = "linux")]
+pub fn extension(folder: &Path) -> Command {
+    use std::os::unix::process::CommandExt as _;
+
+    let program = folder.join("agentquery.ext");
+    if !program.exists() {
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_agentquery"), &program).unwrap();
+    }
+    let mut command = Command::new(program);
+    command.arg("--socket").arg(folder.join("osquery.em")).env("AGENTQUERY_STATE_DIR", folder.join("state"));
+    command.args(["--timeout", "20", "--interval", "3", "--syscalls", "always"]).stdin(Stdio::null());
+    let end_with_us = || {
+        // SAFETY: changes this process only.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+        Ok(())
+    };
+    // SAFETY: between fork and exec there is only this system call.
+    unsafe { command.pre_exec(end_with_us) };
+    command
+}
+
 /// A core on a socket, in a process of its own that can be killed.
 pub struct Core {
     child: Child,
@@ -45,7 +67,16 @@ pub struct Core {
 
 impl Core {
     pub fn start(socket: &Path) -> Self {
-        let mut command = python(&["serve", socket.to_str().unwrap()]);
+        Self::of("manager.py", socket)
+    }
+
+    /// One that also answers SQL (`tests/osquery_sql.py`).
+    pub fn with_sql(socket: &Path) -> Self {
+        Self::of("osquery_sql.py", socket)
+    }
+
+    fn of(name: &str, socket: &Path) -> Self {
+        let mut command = script(name, &["serve", socket.to_str().unwrap()]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (commands, answers) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
         let mut core = Self { child, commands, answers };
