@@ -21,7 +21,8 @@ pub struct Pack {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Query {
-    pub query: String,
+    #[serde(rename = "query")]
+    pub text: String,
     pub interval: u32,
     pub platform: String,
     pub version: Option<String>,
@@ -40,12 +41,12 @@ fn yes() -> bool {
 impl Query {
     /// Without its semicolon.
     pub fn sql(&self) -> &str {
-        self.query.trim_end().trim_end_matches(';')
+        self.text.trim_end().trim_end_matches(';')
     }
 
     /// Our tables that it reads.
     pub fn tables(&self) -> Vec<&'static dyn tables::Table> {
-        let words: BTreeSet<_> = self.query.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).collect();
+        let words: BTreeSet<_> = self.text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).collect();
         tables::all().into_iter().filter(|table| words.contains(table.info().name)).collect()
     }
 

@@ -90,7 +90,7 @@ fn documentation<'a>(packs: impl Iterator<Item = (&'a String, &'a Pack)>) -> Str
             let columns: Vec<_> = columns.into_iter().map(|(column, _)| format!("`{column}`")).collect();
             let purpose = format!("{} {}", content.description, content.value);
             let results = format!("{}, {}. Columns: {}.", every(content.interval), logged(content), columns.join(", "));
-            let [purpose, results, sql] = [&purpose, &results, &content.query].map(|text| wrapped(text));
+            let [purpose, results, sql] = [&purpose, &results, &content.text].map(|text| wrapped(text));
             let _ = write!(text, "\n### {query}\n\n{purpose}\n\n{results}\n\n```sql\n{sql}\n```\n");
         }
     }
