@@ -1,11 +1,13 @@
 """osquery's core with its SQL: SQLite, to which the tables of an extension are virtual tables, planned as the core plans them.
 
-  osquery_sql.py serve SOCKET   plays the core, as manager.py does, and answers queries
+  osquery_sql.py serve SOCKET      plays the core, as manager.py does, and answers queries
+  osquery_sql.py compare CONTEXTS  asks what a real core was asked, and says where its tables are called in another way
 
-What is done with a constraint is that of osquery/sql/virtual_table.cpp: columns with INDEX or ADDITIONAL are passed on,
-texts are not ordered, a list on an OPTIMIZED column is one call, and SQLite looks at each row again.
+What is done with a constraint is that of osquery/sql/virtual_table.cpp: columns with INDEX, REQUIRED or ADDITIONAL are passed
+on, texts are not ordered, a list on an OPTIMIZED column is one call, and SQLite looks at each row again.
 """
 
+import json
 import sys
 import time
 
@@ -14,7 +16,7 @@ import apsw.ext
 
 import manager
 
-INDEX, ADDITIONAL, OPTIMIZED, HIDDEN = 1, 4, 8, 16
+INDEX, REQUIRED, ADDITIONAL, OPTIMIZED, HIDDEN = 1, 2, 4, 8, 16
 ORDER = (4, 8, 16, 32)
 
 
@@ -48,7 +50,7 @@ class Table:
                 continue
             column = self.columns[at]
             options = int(column["op"])
-            if (column["type"] == "TEXT" and op in ORDER) or not options & (INDEX | ADDITIONAL):
+            if (column["type"] == "TEXT" and op in ORDER) or not options & (INDEX | REQUIRED | ADDITIONAL):
                 continue
             cost = 1
             plan.append((column["name"], op))
@@ -122,6 +124,76 @@ class Module:
     Connect = Create
 
 
+def connect(plugin, own, calls):
+    """SQLite with the tables of an extension, and others."""
+    connection = apsw.Connection(":memory:")
+    connection.create_module("extension", Module(plugin, calls), use_bestindex_object=True)
+    for name in plugin.tables:
+        connection.execute(f'CREATE VIRTUAL TABLE "{name}" USING extension')
+    for name, (columns, rows) in own.items():
+        connection.execute(f'CREATE TABLE "{name}" ({", ".join(f"{c} {kind}" for c, kind in columns.items())})')
+        for row in rows:
+            assert set(row) <= set(columns), row
+            cells = [cell(kind, str(row.get(column, ""))) for column, kind in columns.items()]
+            connection.execute(f'INSERT INTO "{name}" VALUES ({", ".join("?" for _ in cells)})', cells)
+    return connection
+
+
+class Recorded(manager.Plugin):
+    """The tables that a real core was asked for, when its contexts were recorded."""
+
+    # Options of the columns, in their order.
+    tables = {
+        "p_opts": {"t": 0, "pid": 1, "add": 4, "plain": 0, "hid": 16, "opt": 9},
+        "p_default": {"t": 0, "pid": 0, "txt": 0, "hid": 16},
+        "p_addl": {"t": 4, "pid": 12, "txt": 4, "plain": 20},
+        "p_req": {"t": 0, "req": 2},
+    }
+
+    def __init__(self):
+        pass
+
+    def columns(self, table):
+        columns = self.tables[table]
+        kind = lambda name: "BIGINT" if name in ("t", "pid", "opt") else "TEXT"
+        # The core makes INDEX of no options.
+        return {name: {"name": name, "type": kind(name), "op": str(op or INDEX)} for name, op in columns.items()}
+
+    def generate(self, table, _):
+        row = lambda i: {"t": i, "pid": i % 4, "opt": i % 3, "add": f"a{i}", "plain": f"p{i}", "hid": f"h{i}", "txt": f"x{i}", "req": "r"}
+        return [{name: str(row(i)[name]) for name in self.tables[table]} for i in range(10)]
+
+
+def compare(contexts):
+    own = {
+        "processes": ({"pid": "INTEGER PRIMARY KEY", "name": "TEXT"}, [{"pid": pid, "name": "x"} for pid in (1, 2, 3)]),
+        "time": ({"unix_time": "BIGINT"}, [{"unix_time": 1790000000}]),
+    }
+    # A time of day is another one each time.
+    exact = lambda op, expr: (op, "now" if len(expr) == 10 and expr.isdigit() else expr)
+
+    def shape(call):
+        context = json.loads(call["context"])
+        entries = ((column["name"], entry) for column in context["constraints"] for entry in column["list"])
+        # LIMIT and OFFSET are offered by one SQLite and not by another, and no table looks at them.
+        asked = [(name, *exact(entry["op"], entry["expr"])) for name, entry in entries if entry["op"] not in (73, 74)]
+        return call["table"], sorted(asked), sorted(context["colsUsed"])
+
+    same, other = 0, []
+    with open(contexts) as file:
+        for line in file:
+            query, calls = json.loads(line), []
+            if not query["ok"]:
+                continue
+            list(connect(Recorded(), own, calls).execute(query["sql"]))
+            ours, theirs = ([shape(call) for call in asked] for asked in (calls, query["calls"]))
+            if ours == theirs:
+                same += 1
+            else:
+                other.append({"sql": query["sql"], "ours": ours, "osquery": theirs})
+    print(json.dumps({"same": same, "other": other}))
+
+
 class Core(manager.Play):
     """The core, which can be asked."""
 
@@ -134,20 +206,8 @@ class Core(manager.Play):
         self.own[table] = (columns, rows)
 
     def open(self, calls):
-        plugin = self.plugin()
-        connection = apsw.Connection(":memory:")
-        connection.create_module("extension", Module(plugin, calls), use_bestindex_object=True)
-        for name in plugin.tables:
-            connection.execute(f'CREATE VIRTUAL TABLE "{name}" USING extension')
         known = [{"uuid": str(uuid), "name": info.name} for uuid, info in self.manager.extensions().items()]
-        own = {"osquery_extensions": ({"uuid": "BIGINT", "name": "TEXT"}, known), **self.own}
-        for name, (columns, rows) in own.items():
-            connection.execute(f'CREATE TABLE "{name}" ({", ".join(f"{c} {kind}" for c, kind in columns.items())})')
-            for row in rows:
-                assert set(row) <= set(columns), row
-                cells = [cell(kind, str(row.get(column, ""))) for column, kind in columns.items()]
-                connection.execute(f'INSERT INTO "{name}" VALUES ({", ".join("?" for _ in cells)})', cells)
-        return connection
+        return connect(self.plugin(), {"osquery_extensions": ({"uuid": "BIGINT", "name": "TEXT"}, known), **self.own}, calls)
 
     def ask(self, sql):
         """A query: its columns and rows, the calls that it made, and how long it took."""
@@ -164,5 +224,4 @@ class Core(manager.Play):
 
 
 if __name__ == "__main__":
-    assert sys.argv[1] == "serve", sys.argv
-    manager.serve(sys.argv[2], Core)
+    {"serve": lambda path: manager.serve(path, Core), "compare": compare}[sys.argv[1]](*sys.argv[2:])

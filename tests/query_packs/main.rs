@@ -113,6 +113,15 @@ fn fleets_files_have_the_documented_shape() {
     }
 }
 
+#[test]
+fn osquerys_sql_calls_tables_as_a_real_core_does() {
+    let contexts = osquery::tests().join("data/osquery-contexts.jsonl");
+    let mut compare = osquery::script("osquery_sql.py", &["compare", contexts.to_str().unwrap()]);
+    let compared: Json = serde_json::from_str(&osquery::text(compare.output().unwrap())).unwrap();
+    assert_eq!(compared["other"], json!([]));
+    assert!(compared["same"].as_u64() > Some(100), "{}", compared["same"]);
+}
+
 /// Takes a query's rows, as osquery writes them: all text, NULL as nothing.
 #[derive(Default)]
 struct Rows {
