@@ -9,6 +9,8 @@ mod made;
 #[path = "../support/osquery.rs"]
 mod osquery;
 mod store;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -413,6 +415,90 @@ fn no_name_is_that_of_anybody_else() {
             engine.columns(&format!("SELECT {column} FROM {name} WHERE {column} = 1")).unwrap();
         }
     }
+}
+
+/// What an agent does that each query looks for, and much that is none of it. It waits before its end.
+const DEEDS: &str = r#"
+read line < ../home/.ssh/id_rsa
+rm old.rs
+echo x > ../notes.md
+echo x >> ../home/.bashrc
+echo x > hook
+mv hook .git/hooks/pre-commit
+echo x > CLAUDE.md
+echo x > new.rs
+read line < new.rs
+mkdir -p target && echo x > target/out.o && rm target/out.o
+python3 -c '
+import socket
+listening = socket.create_server(("0.0.0.0", 0))
+local = socket.create_server(("127.0.0.1", 0))
+away = socket.socket()
+away.setblocking(False)
+away.connect_ex(("203.0.113.7", 9))
+open("ready", "w").close()
+input()
+'
+"#;
+
+#[test]
+fn what_an_agent_does_is_found() {
+    if !support::can_record("what_an_agent_does_is_found") {
+        return;
+    }
+    let recorder = support::Recorder::start(&["--syscalls", "always"]);
+    // Not where all is temporary.
+    let places =
+        std::env::var_os("HOME").map(std::path::PathBuf::from).into_iter().chain([root().canonicalize().unwrap()]);
+    let lasting = |place: &std::path::PathBuf| {
+        !["/tmp", "/var/tmp", "/dev/shm", "/run"].iter().any(|temporary| place.starts_with(temporary))
+    };
+    let Some(place) = places.into_iter().find(lasting) else {
+        return support::skipped(
+            "what_an_agent_does_is_found",
+            "the home directory and the repository are in temporary ones",
+        );
+    };
+    let home = tempfile::tempdir_in(place).unwrap();
+    let project = home.path().join("project");
+    for folder in ["project/.git/hooks", "home/.ssh"] {
+        std::fs::create_dir_all(home.path().join(folder)).unwrap();
+    }
+    for file in ["home/.ssh/id_rsa", "project/old.rs"] {
+        std::fs::write(home.path().join(file), "x\n").unwrap();
+    }
+    let agent = support::Agent::new();
+    let mut command = std::process::Command::new(agent.shell());
+    command.args(["-c", DEEDS, "agent", "--dangerously-skip-permissions"]).current_dir(&project);
+    // Its end is that of its input, when this test fails as well.
+    let mut child = command.stdin(std::process::Stdio::piped()).spawn().unwrap();
+    let pid = child.id();
+    osquery::wait_until("it has done all", 20, || project.join("ready").exists());
+    recorder.wait_for(&format!("SELECT count(*) FROM agent_file_ops f JOIN ai_agents a USING (agent_id) WHERE a.pid = {pid} AND f.path LIKE '%/ready' AND f.operation = 'create'"), "1");
+    let id = recorder.value(&format!("SELECT agent_id FROM ai_agents WHERE pid = {pid}")).unwrap();
+    // Of other agents on the machine there may be more.
+    let found = |name: &str, column: &str| -> BTreeSet<String> {
+        let (_, _, query) = queries().into_iter().find(|(_, other, _)| other == name).unwrap();
+        let rows = recorder.query(&format!("SELECT {column} AS it FROM ({}) WHERE agent_id = {id}", query.sql()));
+        let name = |text: String| text.rsplit('/').next().unwrap().to_owned();
+        rows.iter().map(|row| name(row["it"].clone().unwrap_or_default())).collect()
+    };
+    let files = |name| found(name, "operation || '/' || path");
+    let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+    assert_eq!(files("secret_files"), set(&["id_rsa"]));
+    assert_eq!(files("deleted_files"), set(&["old.rs"]));
+    assert_eq!(files("changes_outside_project"), set(&["notes.md", ".bashrc"]));
+    assert_eq!(files("persistence"), set(&[".bashrc", "hook"]));
+    assert_eq!(files("agent_settings"), set(&["CLAUDE.md"]));
+    for query in ["running_agents", "unattended_agents", "privileged_agents"] {
+        assert_eq!(found(query, "agent"), set(&["claude-code"]), "{query}");
+    }
+    assert_eq!(found("unnamed_connections", "remote_address"), set(&["203.0.113.7"]));
+    assert_eq!(found("listening", "local_address"), set(&["0.0.0.0"]));
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"\n").unwrap();
+    assert!(child.wait().unwrap().success());
+    recorder.wait_for(&format!("SELECT processes FROM ai_agents WHERE agent_id = {id}"), "0");
+    assert_eq!(found("running_agents", "agent"), set(&[]));
 }
 
 /// The queries of docs/osquery.md, in its order.
