@@ -29,6 +29,9 @@ use osquery::Core;
 use regex::Regex;
 use serde_json::{Value as Json, json};
 
+/// Tables that only a recorder fills.
+const WITHOUT_ROWS: [&str; 1] = ["agent_open_files"];
+
 /// In which a query answers, with two million rows in the history.
 const ANSWER: Duration = Duration::from_millis(100);
 
@@ -315,7 +318,11 @@ fn every_query_answers_at_once_and_the_same_everywhere() {
         } else {
             assert!(sorted(here.rows) == sorted(there.rows.clone()), "{it}");
         }
-        assert!(!there.rows.is_empty(), "{it}: a query without rows shows nothing");
+        let filled = |table: &str| !embedded(&store, &format!("SELECT 1 FROM {table} LIMIT 1")).rows.is_empty();
+        let without: Vec<_> =
+            query.tables().iter().map(|table| table.info().name).filter(|name| !filled(name)).collect();
+        assert!(without.iter().all(|name| WITHOUT_ROWS.contains(name)), "{it}: the store has no {without:?}");
+        assert!(!there.rows.is_empty() || !without.is_empty(), "{it}: a query without rows shows nothing");
         let arrived: BTreeSet<_> = there
             .calls
             .iter()
