@@ -356,8 +356,8 @@ class Play:
         return time.monotonic() - began
 
 
-def serve(path, core=Play):
-    play = core(path)
+def serve(path):
+    play = Play(path)
     assert appears(path)
     print(json.dumps({"ok": None}), flush=True)
     for line in sys.stdin:
