@@ -67,16 +67,22 @@ pub struct Core {
 
 impl Core {
     pub fn start(socket: &Path) -> Self {
-        Self::of("manager.py", socket)
+        Self::serve("manager.py", &[socket])
+    }
+
+    /// One that keeps what osqueryd keeps, and runs scheduled queries.
+    pub fn with_database(socket: &Path, database: &Path) -> Self {
+        Self::serve("manager.py", &[socket, database])
     }
 
     /// One that also answers SQL (`tests/osquery_sql.py`).
     pub fn with_sql(socket: &Path) -> Self {
-        Self::of("osquery_sql.py", socket)
+        Self::serve("osquery_sql.py", &[socket])
     }
 
-    fn of(name: &str, socket: &Path) -> Self {
-        let mut command = script(name, &["serve", socket.to_str().unwrap()]);
+    fn serve(name: &str, arguments: &[&Path]) -> Self {
+        let arguments: Vec<_> = arguments.iter().map(|argument| argument.to_str().unwrap()).collect();
+        let mut command = script(name, &[&["serve"], &arguments[..]].concat());
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (commands, answers) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
         let mut core = Self { child, commands, answers };
