@@ -82,7 +82,7 @@ pub mod options {
 
 /// Columns by which a table is searched, in every table that has them: osquery passes constraints on these on. Which rows
 /// are wanted is told by words, too; a query that looks for a few among many would have to take all of them else.
-const INDEXED: [&str; 23] = [
+const INDEXED: [&str; 24] = [
     "time",
     "time_ns",
     "eid",
@@ -98,6 +98,7 @@ const INDEXED: [&str; 23] = [
     "path",
     "remote_host",
     "remote_port",
+    "event_type",
     "category",
     "sensitivity",
     "in_project",

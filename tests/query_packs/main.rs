@@ -506,6 +506,9 @@ fn what_an_agent_does_is_found() {
     assert!(child.wait().unwrap().success());
     recorder.wait_for(&format!("SELECT processes FROM ai_agents WHERE agent_id = {id}"), "0");
     assert_eq!(found("running_agents", "agent"), set(&[]));
+    assert_eq!(found("agents", "event_type"), set(&["agent_start", "agent_end"]));
+    assert_eq!(found("connections", "event_type"), set(&["connection_start"]));
+    assert!(found("programs", "summary").iter().any(|program| program.contains("hook")), "mv of a hook");
 }
 
 /// The queries of docs/osquery.md, in its order.

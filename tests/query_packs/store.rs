@@ -73,11 +73,18 @@ pub fn fill(path: &Path) {
             CASE WHEN i % 10 = 5 THEN 0 ELSE 1000 END AS uid, 1000 AS gid, 'dev' AS username, CASE WHEN i % 3 = 0 THEN 'unattended' END AS permission_mode,
             'exited' AS state, 100 AS confidence, moment // {SECOND} - 60 AS start_time, moment // {SECOND} AS end_time, moment AS time_ns,
             0 AS processes, 12 AS processes_total, 40 AS files_written, 3 AS files_created, 1 AS files_deleted FROM {};
+         INSERT INTO agent_events BY NAME SELECT moment + part AS eid, 1000 AS eid_minus_time_ns, 1000 AS owner, event_type, agent,
+            1 + i // 160 AS agent_id, 4000 + i AS pid, moment - 7 AS process_eid, part AS eid_minus_subject_eid,
+            'git status' AS summary, '{{}}' AS details
+            FROM {}, (VALUES (1, 'process_start'), (2, 'process_exec'), (3, 'process_end'), (4, 'connection_start'),
+            (5, 'connection_end'), (6, 'agent_start'), (7, 'agent_end'), (8, 'gap')) v(part, event_type)
+            WHERE i % 10 = 0 AND (part < 6 OR i % 600 = 0) ORDER BY eid;
          CHECKPOINT",
         rows(FILE_OPS),
         rows(PROCESSES),
         rows(CONNECTIONS),
         rows(AGENTS),
+        rows(PROCESSES),
     );
     db.execute_batch(&sql).unwrap();
 }
