@@ -12,7 +12,7 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use osquery::{Core, wait_until};
@@ -95,14 +95,7 @@ impl Scene {
     }
 
     fn start_extension(&mut self) {
-        let program = self.folder.path().join("agentquery.ext");
-        if !program.exists() {
-            std::os::unix::fs::symlink(AGENTQUERY, &program).unwrap();
-        }
-        let mut command = Command::new(program);
-        command.arg("--socket").arg(self.socket()).env("AGENTQUERY_STATE_DIR", self.state());
-        command.args(["--timeout", "20", "--interval", "1", "--syscalls", "always"]).stdin(Stdio::null());
-        self.extension = Some(command.spawn().unwrap());
+        self.extension = Some(osquery::extension(self.folder.path()).spawn().unwrap());
     }
 
     fn state(&self) -> PathBuf {

@@ -14,14 +14,13 @@ mod support;
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use osquery::{Core, wait_until};
+use osquery::{Core, extension as command, wait_until};
 use serde_json::json;
-use support::{AGENTQUERY, Agent, can_record};
+use support::{Agent, can_record};
 
 /// How soon after the core's return the tables are back.
 const BACK: f64 = 5.0;
@@ -32,25 +31,6 @@ const HANG: Duration = Duration::from_secs(12);
 
 /// As long as a core hangs that swaps, or whose machine slept.
 const LONG_HANG: Duration = Duration::from_secs(60);
-
-/// The extension as osquery starts it, with a folder of its own.
-fn command(folder: &Path) -> Command {
-    let program = folder.join("agentquery.ext");
-    if !program.exists() {
-        std::os::unix::fs::symlink(AGENTQUERY, &program).unwrap();
-    }
-    let mut command = Command::new(program);
-    command.arg("--socket").arg(folder.join("osquery.em")).env("AGENTQUERY_STATE_DIR", folder.join("state"));
-    command.args(["--timeout", "20", "--interval", "3", "--syscalls", "always"]).stdin(Stdio::null());
-    let end_with_us = || {
-        // SAFETY: changes this process only.
-        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-        Ok(())
-    };
-    // SAFETY: between fork and exec there is only this system call.
-    unsafe { command.pre_exec(end_with_us) };
-    command
-}
 
 fn signal(pid: u32, signal: i32) {
     // SAFETY: a signal to a child that was not waited for.

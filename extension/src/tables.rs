@@ -83,8 +83,9 @@ pub mod options {
     pub const HIDDEN: u8 = 16;
 }
 
-/// Columns by which a table is searched, in every table that has them.
-const INDEXED: [&str; 15] = [
+/// Columns by which a table is searched, in every table that has them: osquery passes constraints on these on. Which rows
+/// are wanted is told by words, too; a query that looks for a few among many would have to take all of them else.
+const INDEXED: [&str; 24] = [
     "time",
     "time_ns",
     "eid",
@@ -100,6 +101,15 @@ const INDEXED: [&str; 15] = [
     "path",
     "remote_host",
     "remote_port",
+    "event_type",
+    "category",
+    "sensitivity",
+    "in_project",
+    "direction",
+    "endpoint_type",
+    "expected",
+    "state",
+    "permission_mode",
 ];
 
 /// Columns that a plain `SELECT *` leaves out.

@@ -36,6 +36,28 @@ pub fn script(name: &str, arguments: &[&str]) -> Command {
     command
 }
 
+/// The extension as osquery starts it, with a folder of its own, in which the core's socket is.
+#[cfg(target_os = "linux")]
+pub fn extension(folder: &Path) -> Command {
+    use std::os::unix::process::CommandExt as _;
+
+    let program = folder.join("agentquery.ext");
+    if !program.exists() {
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_agentquery"), &program).unwrap();
+    }
+    let mut command = Command::new(program);
+    command.arg("--socket").arg(folder.join("osquery.em")).env("AGENTQUERY_STATE_DIR", folder.join("state"));
+    command.args(["--timeout", "20", "--interval", "3", "--syscalls", "always"]).stdin(Stdio::null());
+    let end_with_us = || {
+        // SAFETY: changes this process only.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+        Ok(())
+    };
+    // SAFETY: between fork and exec there is only this system call.
+    unsafe { command.pre_exec(end_with_us) };
+    command
+}
+
 /// A core on a socket, in a process of its own that can be killed.
 pub struct Core {
     child: Child,
@@ -45,16 +67,22 @@ pub struct Core {
 
 impl Core {
     pub fn start(socket: &Path) -> Self {
-        Self::serve(&[socket.to_str().unwrap()])
+        Self::serve("manager.py", &[socket])
     }
 
     /// One that keeps what osqueryd keeps, and runs scheduled queries.
     pub fn with_database(socket: &Path, database: &Path) -> Self {
-        Self::serve(&[socket.to_str().unwrap(), database.to_str().unwrap()])
+        Self::serve("manager.py", &[socket, database])
     }
 
-    fn serve(arguments: &[&str]) -> Self {
-        let mut command = python(&[&["serve"], arguments].concat());
+    /// One that also answers SQL (`tests/osquery_sql.py`).
+    pub fn with_sql(socket: &Path) -> Self {
+        Self::serve("osquery_sql.py", &[socket])
+    }
+
+    fn serve(name: &str, arguments: &[&Path]) -> Self {
+        let arguments: Vec<_> = arguments.iter().map(|argument| argument.to_str().unwrap()).collect();
+        let mut command = script(name, &[&["serve"], &arguments[..]].concat());
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (commands, answers) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
         let mut core = Self { child, commands, answers };

@@ -203,6 +203,7 @@ mod tests {
             ("/home/u/p/.env.production", "secret", "high"),
             ("/home/u/p/.env.example", "config", "low"),
             ("/home/u/p/server.pem", "secret", "high"),
+            ("/home/u/.venv/lib/python3.12/site-packages/certifi/cacert.pem", "config", "low"),
             ("/home/u/.ssh/known_hosts", "secret", "high"),
             ("/home/u/.aws/credentials", "secret", "high"),
             ("/home/u/p/deploy_key", "secret", "high"),
