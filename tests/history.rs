@@ -106,7 +106,7 @@ fn a_reader_gets_each_row_once_and_no_more_than_it_can_hold() {
     let give = |history: &History, whose: &str, number: &str, counted: &str, most| {
         let counted = (!counted.is_empty()).then(|| Counted(counted.to_owned()));
         let (consumer, number) = ("scheduled/files".to_owned(), number.to_owned());
-        let execution = Execution { whose: whose.to_owned(), consumer, number, counted };
+        let execution = Execution { whose: whose.to_owned(), consumer, number, counted, none_before: false };
         let (after, until) = history.readers().give(TABLE, &execution, most, START).unwrap();
         let rows = all(history, TABLE, &ALL).unwrap();
         rows.iter().filter(|(eid, _)| (after + 1..=until).contains(eid)).count()

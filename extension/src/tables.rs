@@ -28,7 +28,7 @@ mod scan;
 pub mod schema;
 mod viewer;
 
-pub use consumer::{Neighbours, Running as RunningQuery, read_on};
+pub use consumer::{Got, Neighbours, Reader, Running as RunningQuery};
 use lookup::Lookup;
 pub use reads::{Read, Reads, SHARED_FOR};
 pub use scan::{DEFAULT_ROW_CAP, Request, Rows, Scan, ScanError, WINDOW_SECONDS, open, scan};

@@ -33,6 +33,8 @@ pub struct Execution {
     pub number: String,
     /// What is counted of its results.
     pub counted: Option<Counted>,
+    /// The one before got no rows of all that it was given: there is nothing that could not have arrived.
+    pub none_before: bool,
 }
 
 /// What osqueryd counts of a scheduled query's results: it changes with each result that has rows, before it is logged
@@ -52,10 +54,10 @@ struct Known {
 }
 
 impl Known {
-    /// Where the next query begins. The last one arrived if its results were counted. Where nothing is counted, neither
-    /// then nor now, that there is a next one has to do: they follow each other.
-    fn go_on(&mut self, now: Option<&Counted>) {
-        let arrived = now.is_none() || self.counted.as_ref() != now;
+    /// Where the next query begins. What the last one got arrived if its results were counted, or if there was nothing in
+    /// it. Where nothing is counted, neither then nor now, that there is a next one has to do: they follow each other.
+    fn go_on(&mut self, now: Option<&Counted>, none_before: bool) {
+        let arrived = none_before || now.is_none() || self.counted.as_ref() != now;
         if let Some(last) = self.given.last().filter(|_| arrived) {
             self.answered = *last;
             self.given.clear();
@@ -104,7 +106,7 @@ fn give(
         return Ok((before.answered, before.given.last().copied().unwrap_or(before.answered)));
     }
     let mut known = before.unwrap_or(Known { answered: from, ..Known::default() });
-    known.go_on(execution.counted.as_ref());
+    known.go_on(execution.counted.as_ref(), execution.none_before);
     let until = until(transaction, kept, known.answered, most)?;
     known.given.push(until);
     let given: Vec<_> = known.given.iter().map(ToString::to_string).collect();
@@ -164,31 +166,35 @@ mod tests {
     fn what_was_counted_has_arrived_and_what_was_not_is_given_again() {
         let counted = |count: &str| Some(Counted(count.to_owned()));
         let mut known = Known { answered: 10, given: vec![20], counted: counted("1/0"), ..Known::default() };
-        known.go_on(counted("2/0").as_ref());
+        known.go_on(counted("2/0").as_ref(), false);
         assert_eq!((known.answered, &known.given[..]), (20, &[][..]));
         // The next two results had no rows, or were lost: the core counts neither.
         for until in [30, 40] {
             known.given.push(until);
             known.counted = counted("2/0");
-            known.go_on(counted("2/0").as_ref());
+            known.go_on(counted("2/0").as_ref(), false);
             assert_eq!(known.answered, 20);
         }
         known.given.push(50);
-        known.go_on(counted("2/0").as_ref());
+        known.go_on(counted("2/0").as_ref(), false);
         assert_eq!((known.answered, &known.given[..]), (30, &[40, 50][..]), "what was given three times");
         known.given.push(60);
-        known.go_on(counted("3/0").as_ref());
+        known.go_on(counted("3/0").as_ref(), false);
         assert_eq!((known.answered, &known.given[..]), (60, &[][..]));
+        known.given.push(70);
+        known.counted = counted("3/0");
+        known.go_on(counted("3/0").as_ref(), true);
+        assert_eq!((known.answered, &known.given[..]), (70, &[][..]), "there was nothing in it for this query");
     }
 
     #[test]
     fn where_nothing_is_counted_the_next_query_has_to_do() {
         let mut known = Known { answered: 10, given: vec![20], ..Known::default() };
-        known.go_on(None);
+        known.go_on(None, false);
         assert_eq!((known.answered, &known.given[..]), (20, &[][..]));
         // The first result of a scheduled query is that from which on the core counts.
         known.given.push(30);
-        known.go_on(Some(&Counted("1/0".into())));
+        known.go_on(Some(&Counted("1/0".into())), false);
         assert_eq!(known.answered, 30);
     }
 }

@@ -13,7 +13,7 @@ use super::source::{PATIENCE, Source};
 use super::{Stop, reply, success};
 use crate::record::Store;
 use crate::tables::constraint::Context;
-use crate::tables::{DEFAULT_ROW_CAP, Request, RunningQuery, Table, Viewer, all, find, read_on, schema};
+use crate::tables::{DEFAULT_ROW_CAP, Reader, Request, RunningQuery, Table, Viewer, all, find, schema};
 use crate::value::Value;
 
 /// Time for an answer: while one waits for it, the whole core does.
@@ -95,9 +95,16 @@ fn generate(
         }
     }
     let (cap, deadline) = (Some(DEFAULT_ROW_CAP), Some(until));
-    read_on(store, viewer, table, &mut constraints, running.as_ref(), cap).map_err(|error| error.to_string())?;
+    let reader = Reader::of(viewer, table, &constraints, running.as_ref());
+    if let Some(reader) = &reader {
+        let none_before = source.got().begin(reader);
+        reader.narrow(store, &mut constraints, cap, none_before).map_err(|error| error.to_string())?;
+    }
     let request = Request { viewer, constraints, columns, cap, deadline };
     let found = source.reads().scan(store, table, &request).map_err(|error| error.to_string())?;
+    if let Some(reader) = reader.filter(|_| found.rows.is_empty()) {
+        source.got().none(&reader);
+    }
     let names: Vec<_> = found.columns.iter().map(|column| column.name).collect();
     Ok(found.rows.into_iter().map(|row| wire_row(names.iter().copied().zip(row))).collect())
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::client::{Client, ClientError};
 use super::turns::Turns;
 use crate::record::Store;
-use crate::tables::{Neighbours, Reads};
+use crate::tables::{Got, Neighbours, Reads};
 
 /// How long osquery's call waits for a recorder that is still starting, and for the next one when one has ended: while
 /// it waits, the whole core does.
@@ -48,6 +48,7 @@ impl Default for Source {
             reads: Reads::default(),
             turns: Turns::new(AT_A_TIME, OF_USERS),
             neighbours: Neighbours::default(),
+            got: Got::default(),
             reached: AtomicBool::new(false),
         }))
     }
@@ -60,8 +61,9 @@ struct Inner {
     reads: Reads,
     /// Whose call is answered.
     turns: Turns,
-    /// Calls of readers that name themselves.
+    /// Calls of readers that name themselves, and what readers got.
     neighbours: Neighbours,
+    got: Got,
     /// Some recorder was there: one that is not is about to be followed by another.
     reached: AtomicBool,
 }
@@ -89,6 +91,11 @@ impl Source {
     /// Which calls are of one query.
     pub(super) fn neighbours(&self) -> &Neighbours {
         &self.0.neighbours
+    }
+
+    /// What readers got.
+    pub(super) fn got(&self) -> &Got {
+        &self.0.got
     }
 
     /// A bound on the calls that are answered at a time.

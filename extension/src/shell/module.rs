@@ -22,7 +22,7 @@ use crate::record::Store;
 use crate::record::clock::unix_ns;
 use crate::tables::constraint::{Constraint, Op};
 use crate::tables::schema::{create_table, quote};
-use crate::tables::{Asked, Column, ColumnType, Read, RunningQuery, Scan, Table, Viewer, all, find, options, read_on};
+use crate::tables::{Asked, Column, ColumnType, Read, Reader, RunningQuery, Scan, Table, Viewer, all, find, options};
 use crate::value::Value;
 
 /// Rows that a table is taken to have, for the planner.
@@ -219,8 +219,11 @@ unsafe impl VTabCursor for AgentCursor<'_> {
             }
         }
         let used = used_columns(used, columns.len());
-        read_on(&self.store, self.viewer, self.table, &mut constraints, Some(&self.statement.query()), None)
-            .map_err(|error| Error::ModuleError(error.to_string()))?;
+        if let Some(reader) = Reader::of(self.viewer, self.table, &constraints, Some(&self.statement.query())) {
+            reader
+                .narrow(&self.store, &mut constraints, None, false)
+                .map_err(|error| Error::ModuleError(error.to_string()))?;
+        }
         let asked = Asked::by(&constraints, None);
         let read = self.read.get_or_insert_with(|| Read::take(&self.store, self.table, &asked));
         self.scan = Some(read.scan(self.viewer, &constraints, used.as_deref(), None));
