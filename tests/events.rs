@@ -322,6 +322,7 @@ P
     );
     wait_until("the first half is done", 20, || agent.work().join("first").exists());
     recorder.wait_for(&format!("SELECT count(*) FROM ai_agents WHERE pid = {}", working.id()), "1");
+    std::thread::sleep(Duration::from_millis(600)); // that there is a recorder to go on from has been stored
     recorder.kill();
     recorder = start();
     std::fs::write(agent.work().join("second"), "").unwrap();
@@ -342,7 +343,8 @@ P
             count(&format!("SELECT count(*) {rows}"))
         };
         let (started, ended) = (of("start", "1"), of("end", "end_time IS NOT NULL"));
-        assert!(started >= least && ended >= least - 2, "{table}: {started} rows, {ended} of them ended");
+        let rows = || recorder.query(&format!("SELECT * FROM {table} WHERE agent_id = {id}"));
+        assert!(started >= least && ended >= least - 2, "{table}: {ended} of them ended: {:?}", rows());
         assert_eq!((started, ended), (events(&format!("{kind}_start")), events(&format!("{kind}_end"))), "{table}");
     }
     assert_eq!((events("agent_start"), events("agent_end")), (1, 1));

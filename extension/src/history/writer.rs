@@ -330,8 +330,10 @@ impl Work {
             })
         };
         let waiting = finished + begun;
-        // In trouble, only what is stored shows that it is over.
-        if waiting > 0 && self.trouble.is_none() && waiting < MANY && self.flushed.elapsed() < FLUSH {
+        // In trouble, only what is stored shows that it is over. And that there is a series is stored at once: the next
+        // recorder goes on with no other.
+        let known = self.trouble.is_none() && series == self.series;
+        if waiting > 0 && known && waiting < MANY && self.flushed.elapsed() < FLUSH {
             return Ok(());
         }
         let age = self.committed.elapsed();
