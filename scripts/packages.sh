@@ -28,6 +28,7 @@ test_packages() {
     want openssl command -v openssl
     want python3 command -v python3
     want python3-venv python3 -c 'import ensurepip, venv'
+    want systemd test -x /usr/lib/systemd/systemd
     want tmux command -v tmux
     want util-linux command -v unshare
 }
