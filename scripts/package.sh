@@ -47,7 +47,7 @@ package_files() {
     fi
     package_tool_run "$cargo_sbom" cyclonedx --quiet --format json --spec-version 1.5 --manifest-path extension/Cargo.toml \
         --override-filename agentquery.cdx
-    scripts/sbom.py extension/agentquery.cdx.json "$share/libduckdb.so" >"$share/agentquery.cdx.json"
+    packaging/sbom.py extension/agentquery.cdx.json "$share/libduckdb.so" >"$share/agentquery.cdx.json"
     rm extension/agentquery.cdx.json
 }
 
