@@ -44,7 +44,7 @@ impl Mounts {
     }
 
     /// As if they were these; this process is in both.
-    #[cfg(test)]
+    #[cfg(all(test, unix))]
     pub(crate) fn new(own: u32, machine: u32) -> Self {
         Self { own, machine, lasting: std::process::id() }
     }
