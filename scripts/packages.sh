@@ -22,14 +22,22 @@ lint_packages() {
 
 test_packages() {
     want curl command -v curl
+    want debootstrap test -x /usr/sbin/debootstrap
     want git command -v git
     want iproute2 command -v ip
     want less command -v less
     want openssl command -v openssl
     want python3 command -v python3
     want python3-venv python3 -c 'import ensurepip, venv'
+    want systemd test -x /usr/lib/systemd/systemd
     want tmux command -v tmux
     want util-linux command -v unshare
+}
+
+package_packages() {
+    want binutils command -v strip
+    want patchelf command -v patchelf
+    want python3 command -v python3
 }
 
 agents_packages() {

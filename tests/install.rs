@@ -82,6 +82,9 @@ fn what_is_installed_works_and_goes_without_a_trace() {
     }
     let root = Root::new();
     fs::write(root.path("etc/osquery/extensions.load"), "/opt/another.ext").unwrap();
+    for folder in ["opt/orbit", "sys/fs/bpf", "run"] {
+        fs::create_dir_all(root.path(folder)).unwrap();
+    }
     let before = root.all();
 
     let said = root.run(&["install", "--dry-run"]);
@@ -93,6 +96,8 @@ fn what_is_installed_works_and_goes_without_a_trace() {
     assert!(root.read("etc/group").contains("agentquery:"));
     let extension = "usr/local/lib/agentquery/agentquery.ext";
     assert_eq!(root.read("etc/osquery/extensions.load"), format!("/opt/another.ext\n/{extension}\n"));
+    // Fleet's agent has a list of its own.
+    assert_eq!(root.read("opt/orbit/extensions.load"), format!("/{extension}\n"));
     for (path, mode) in [(extension, 0o755), ("usr/local/lib/agentquery", 0o755), ("var/lib/agentquery", 0o700)] {
         let there = root.path(path).metadata().unwrap();
         assert_eq!((there.permissions().mode() & 0o7777, there.uid()), (mode, 0), "{path}");
@@ -115,6 +120,10 @@ fn what_is_installed_works_and_goes_without_a_trace() {
     let said = root.run(&["uninstall", "--dry-run"]);
     assert!(said.contains("would remove the group agentquery"), "{said}");
     assert_eq!(root.all(), installed);
+    // What a recorder leaves when it ends.
+    for folder in ["sys/fs/bpf/agentquery/1", "run/agentquery"] {
+        fs::create_dir_all(root.path(folder)).unwrap();
+    }
     root.run(&["uninstall"]);
     let mut after = root.all();
     // A line's end was added to the last line.

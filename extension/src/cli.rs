@@ -199,6 +199,13 @@ Example: agentquery export --since 7d --tables agent_file_ops --format csv files
     /// The agent of the demonstration
     #[command(name = demo::AGENT, hide = true)]
     MakeBelieve,
+    /// Write manual pages and completions of shells into a directory; what a package is made of
+    #[command(hide = true)]
+    Generate {
+        /// Where to
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
     /// Serve the tables to osquery; what a program named *.ext does
     Extension(Extension),
 }
@@ -212,11 +219,14 @@ struct Installing {
     /// Say each step, and do nothing
     #[arg(long)]
     dry_run: bool,
+    /// The files are a package's: what its scripts say
+    #[arg(long, hide = true)]
+    packaged: bool,
 }
 
 impl From<Installing> for install::Options {
-    fn from(Installing { root, dry_run }: Installing) -> Self {
-        Self { root, dry_run }
+    fn from(Installing { root, dry_run, packaged }: Installing) -> Self {
+        Self { root, dry_run, packaged }
     }
 }
 
@@ -447,8 +457,22 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
             Ok(demo::run(connect.connect, &place)?)
         }
         Command::MakeBelieve => Ok(demo::act()?),
+        Command::Generate { directory } => generate(&directory),
         Command::Extension(extension) => extend(&recording, &extension),
     }
+}
+
+fn generate(directory: &Path) -> anyhow::Result<()> {
+    use clap_complete::Shell;
+    let made = || {
+        std::fs::create_dir_all(directory)?;
+        clap_mangen::generate_to(Cli::command(), directory)?;
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            clap_complete::generate_to(shell, &mut Cli::command(), "agentquery", directory)?;
+        }
+        io::Result::Ok(())
+    };
+    made().with_context(|| format!("cannot write into {}", directory.display()))
 }
 
 /// A reader that has seen enough, such as `head`, is no error.

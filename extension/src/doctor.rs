@@ -335,7 +335,7 @@ fn autoload(list: &Path) -> Check {
     });
     let Some(path) = named else {
         return check("autoload", State::Warning, format!("{} does not name agentquery.ext", list.display()))
-            .mend("add the line /usr/local/lib/agentquery.ext");
+            .mend("run: agentquery install, or install the package again");
     };
     match std::fs::metadata(path) {
         Err(error) => check("autoload", State::Failed, format!("{}: {error}", path.display())).mend("install it there"),

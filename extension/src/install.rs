@@ -1,5 +1,8 @@
 //! Puts the program where osquery and the system find it, and takes it away again.
 //!
+//! A package of the system brings the files itself, and has its scripts do the rest here: what osquery is told, the group
+//! and the history's directory.
+//!
 //! What was made is written down in a manifest beside the program, as it is made. So `uninstall` takes away that and
 //! nothing else, also after an installation that stopped half-way; what was there before, what an administrator has
 //! changed since, and the history stay.
@@ -18,12 +21,16 @@ use crate::osquery::GROUP;
 
 /// The program and what belongs to it. osquery wants an extension to be root's, and so each directory above it.
 const PROGRAM: &str = "usr/local/lib/agentquery";
+/// The same of a package.
+const PACKAGED: &str = "usr/lib/agentquery";
 /// What was made, below it.
 const MANIFEST: &str = "installed.json";
-/// osquery's own directory: where there is none, it is not installed.
-const OSQUERY: &str = "etc/osquery";
-/// The extensions that osqueryd loads: `--extensions_autoload`, whose default this is.
-const LOADED: &str = "etc/osquery/extensions.load";
+/// Directories of osquery and of Fleet's agent (fleetd), which are there when these are installed.
+const OSQUERY: [&str; 2] = ["etc/osquery", "opt/orbit"];
+/// The extensions that osqueryd loads, in such a directory: `--extensions_autoload`.
+const LOADED: &str = "extensions.load";
+/// What a recorder may have left: programs in the kernel, and a folder for its socket.
+const LEFT: [&str; 2] = ["sys/fs/bpf/agentquery", "run/agentquery"];
 const SERVICE: &str = include_str!("../../packaging/agentquery.service");
 const CONFIG: &str = include_str!("../../packaging/config.yaml");
 
@@ -66,6 +73,18 @@ pub struct Options {
     pub root: PathBuf,
     /// Only say what would be done.
     pub dry_run: bool,
+    /// The files are a package's.
+    pub packaged: bool,
+}
+
+impl Options {
+    fn program(&self) -> &'static str {
+        if self.packaged { PACKAGED } else { PROGRAM }
+    }
+
+    fn manifest(&self) -> PathBuf {
+        self.root.join(self.program()).join(MANIFEST)
+    }
 }
 
 /// Something that an installation makes. Paths are below the root.
@@ -92,7 +111,7 @@ enum Step {
     Link(&'static str, &'static str),
     /// A text: what an administrator has changed stays.
     Text(&'static str, &'static str),
-    Line(&'static str, String),
+    Line(String, String),
     Group(&'static str),
 }
 
@@ -126,31 +145,34 @@ fn library() -> io::Result<Option<PathBuf>> {
 /// # Errors
 /// When a step cannot be done. The steps before it are done and written down: `uninstall` takes them away.
 pub fn install(options: &Options, tell: &mut dyn FnMut(&str)) -> Result<(), Error> {
-    let root = &options.root;
+    let (root, folder) = (&options.root, options.program());
     let program = std::env::current_exe().map_err(failed("find this program's own file"))?;
     let library = library().map_err(failed("find the library of DuckDB"))?;
-    let mut steps = vec![
-        Step::Directory(PROGRAM, 0o755),
-        Step::Copy(program, format!("{PROGRAM}/agentquery")),
-        Step::SecondName(format!("{PROGRAM}/agentquery"), format!("{PROGRAM}/agentquery.ext")),
-    ];
-    steps.extend(library.map(|from| Step::Copy(from, format!("{PROGRAM}/libduckdb.so"))));
-    steps.extend([
-        Step::Directory("usr/local/bin", 0o755),
-        Step::Link("usr/local/bin/agentquery", "../lib/agentquery/agentquery"),
-        Step::Group(GROUP),
-        Step::Directory("etc/agentquery", 0o755),
-        Step::Directory("etc/agentquery/signatures", 0o755),
-        Step::Text("etc/agentquery/config.yaml", CONFIG),
-        Step::Directory("var/lib/agentquery", 0o700),
-        Step::Directory("etc/systemd/system", 0o755),
-        Step::Text("etc/systemd/system/agentquery.service", SERVICE),
-    ]);
-    let osquery = root.join(OSQUERY).is_dir();
-    if osquery {
-        steps.push(Step::Line(LOADED, format!("/{PROGRAM}/agentquery.ext")));
+    let mut steps = Vec::new();
+    if options.packaged {
+        steps.push(Step::Link("usr/bin/agentquery", "../lib/agentquery/agentquery"));
+    } else {
+        steps.extend([Step::Directory(PROGRAM, 0o755), Step::Copy(program, format!("{folder}/agentquery"))]);
+        steps.extend(library.map(|from| Step::Copy(from, format!("{folder}/libduckdb.so"))));
+        steps.extend([
+            Step::Directory("usr/local/bin", 0o755),
+            Step::Link("usr/local/bin/agentquery", "../lib/agentquery/agentquery"),
+            Step::Directory("etc/agentquery", 0o755),
+            Step::Text("etc/agentquery/config.yaml", CONFIG),
+            Step::Directory("etc/systemd/system", 0o755),
+            Step::Text("etc/systemd/system/agentquery.service", SERVICE),
+        ]);
     }
-    let mut manifest = Manifest::of(root)?.unwrap_or_default();
+    steps.extend([
+        Step::SecondName(format!("{folder}/agentquery"), format!("{folder}/agentquery.ext")),
+        Step::Group(GROUP),
+        Step::Directory("etc/agentquery/signatures", 0o755),
+        Step::Directory("var/lib/agentquery", 0o700),
+    ]);
+    let osquery: Vec<_> = OSQUERY.into_iter().filter(|directory| root.join(directory).is_dir()).collect();
+    let line = |directory: &&str| Step::Line(format!("{directory}/{LOADED}"), format!("/{folder}/agentquery.ext"));
+    steps.extend(osquery.iter().map(line));
+    let mut manifest = Manifest::of(options)?.unwrap_or_default();
     for step in &steps {
         if options.dry_run {
             tell(&format!("would {step}"));
@@ -160,12 +182,16 @@ pub fn install(options: &Options, tell: &mut dyn FnMut(&str)) -> Result<(), Erro
         for made in step.apply(root, &manifest)? {
             manifest.add(made);
         }
-        manifest.write(root)?;
+        manifest.write(options)?;
     }
-    if !osquery {
+    if osquery.is_empty() {
         tell("osquery is not installed here (no /etc/osquery): it was not told of the extension");
+    } else {
+        tell("osquery loads the extension when it is started again");
     }
-    tell("to record without osquery: systemctl daemon-reload && systemctl enable --now agentquery");
+    if !options.packaged {
+        tell("to record without osquery: systemctl daemon-reload && systemctl enable --now agentquery");
+    }
     Ok(())
 }
 
@@ -175,20 +201,21 @@ pub fn install(options: &Options, tell: &mut dyn FnMut(&str)) -> Result<(), Erro
 /// When there is nothing, or a step cannot be done: the manifest stays then, and it can be tried again.
 pub fn uninstall(options: &Options, purge: bool, tell: &mut dyn FnMut(&str)) -> Result<(), Error> {
     let root = &options.root;
-    let manifest = Manifest::of(root)?.ok_or_else(|| Error::NotInstalled(root.join(PROGRAM)))?;
+    let folder = options.program();
+    let manifest = Manifest::of(options)?.ok_or_else(|| Error::NotInstalled(root.join(folder)))?;
     let say = |what: String, tell: &mut dyn FnMut(&str)| {
         tell(&if options.dry_run { format!("would {what}") } else { what });
     };
-    let state = ["var/lib/agentquery", "etc/agentquery"];
-    for folder in state.into_iter().filter(|folder| purge && root.join(folder).exists()) {
-        let what = format!("remove /{folder} with all that is in it");
+    let state = ["var/lib/agentquery", "etc/agentquery"].into_iter().filter(|_| purge);
+    for whole in state.chain(LEFT).filter(|whole| root.join(whole).exists()) {
+        let what = format!("remove /{whole} with all that is in it");
         say(what.clone(), tell);
         if !options.dry_run {
-            fs::remove_dir_all(root.join(folder)).map_err(failed(what))?;
+            fs::remove_dir_all(root.join(whole)).map_err(failed(what))?;
         }
     }
     // The directory of the manifest, and those above it, go last.
-    let is_above = |made: &Made| matches!(made, Made::Directory(path) if Path::new(PROGRAM).starts_with(path));
+    let is_above = |made: &Made| matches!(made, Made::Directory(path) if Path::new(folder).starts_with(path));
     let (own, made): (Vec<_>, Vec<_>) = manifest.made.into_iter().rev().partition(is_above);
     for made in made {
         let Some(what) = made.undo_says(root) else { continue };
@@ -200,7 +227,7 @@ pub fn uninstall(options: &Options, purge: bool, tell: &mut dyn FnMut(&str)) -> 
     if options.dry_run {
         return Ok(());
     }
-    let manifest = root.join(PROGRAM).join(MANIFEST);
+    let manifest = options.manifest();
     fs::remove_file(&manifest).map_err(failed(format!("remove {}", manifest.display())))?;
     for made in own {
         if let Some(what) = made.undo_says(root) {
@@ -378,8 +405,8 @@ struct Manifest {
 }
 
 impl Manifest {
-    fn of(root: &Path) -> Result<Option<Self>, Error> {
-        let file = root.join(PROGRAM).join(MANIFEST);
+    fn of(options: &Options) -> Result<Option<Self>, Error> {
+        let file = options.manifest();
         let text = if_there(fs::read_to_string(&file)).map_err(failed(format!("read {}", file.display())))?;
         text.map(|text| serde_json::from_str(&text)).transpose().map_err(|source| Error::Manifest { file, source })
     }
@@ -404,9 +431,9 @@ impl Manifest {
         }
     }
 
-    fn write(&mut self, root: &Path) -> Result<(), Error> {
+    fn write(&mut self, options: &Options) -> Result<(), Error> {
         env!("CARGO_PKG_VERSION").clone_into(&mut self.version);
-        let file = root.join(PROGRAM).join(MANIFEST);
+        let file = options.manifest();
         let text = serde_json::to_vec_pretty(self).map_err(|source| Error::Manifest { file: file.clone(), source })?;
         write(&file, &text, 0o644).map_err(failed(format!("write {}", file.display())))
     }

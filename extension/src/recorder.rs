@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::collect::{self, CollectError, Collector, DegradationReason, Kept, Syscalls};
 use crate::history;
-use crate::inside::mount_ns_of;
+use crate::inside::Mounts;
 use crate::record::{Boot, Engine, Store};
 use reload::{Loaded, Sources, Watch};
 
@@ -203,7 +203,7 @@ fn go_first() {
 
 fn boot() -> Boot {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    Boot { id: id.trim().to_owned(), mount_ns: mount_ns_of(std::process::id()).unwrap_or(0) }
+    Boot { id: id.trim().to_owned(), mounts: Mounts::find() }
 }
 
 #[cfg(test)]

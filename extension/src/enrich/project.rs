@@ -1,11 +1,12 @@
 //! The project that an agent works in: the root of the repository around its working directory.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The nearest directory at or above this one that holds `.git`, a directory or, in a work tree, a file.
+/// `seen` tells where that is from here.
 #[must_use]
-pub fn root(directory: &str) -> Option<String> {
-    let found = Path::new(directory).ancestors().find(|above| above.join(".git").symlink_metadata().is_ok());
+pub fn root(directory: &str, seen: impl Fn(&Path) -> PathBuf) -> Option<String> {
+    let found = Path::new(directory).ancestors().find(|above| seen(&above.join(".git")).symlink_metadata().is_ok());
     found.map(|path| path.to_string_lossy().into_owned())
 }
 
@@ -27,6 +28,7 @@ mod tests {
         std::fs::create_dir_all(&below).unwrap();
         let below = below.to_str().unwrap();
         let git = top.path().join("a/.git");
+        let root = |below| root(below, Path::to_path_buf);
         assert_ne!(root(below).as_deref(), top.path().join("a").to_str());
         std::fs::write(git, "gitdir: elsewhere").unwrap();
         assert_eq!(root(below).as_deref(), top.path().join("a").to_str());

@@ -25,6 +25,7 @@ use crate::enrich::users::Users;
 use crate::enrich::{Masker, Meaning};
 use crate::event::{Event, EventKind, Exec, Exit, Fork, Mark, Name, ProcessKey, Request, Step, TcpState};
 use crate::identify::{Catalogue, Match, ProcessFacts, Signature, file_name, is_interpreter};
+use crate::inside::{Mounts, seen_from_here};
 use crate::record::inspect;
 use crate::value::Text;
 
@@ -76,8 +77,8 @@ pub(super) struct Instance {
 pub struct Boot {
     /// `/proc/sys/kernel/random/boot_id`.
     pub id: String,
-    /// Inode of the recorder's own mount namespace: names of others cannot be resolved from here.
-    pub mount_ns: u32,
+    /// Where names can be resolved from here.
+    pub mounts: Mounts,
 }
 
 /// The state machine between collector and store.
@@ -262,7 +263,7 @@ impl Engine {
                 // It may have ended: another of the agent then, which sees the same file.
                 let others = self.processes.values().filter(|other| other.instance == process.instance);
                 let ask = std::iter::once(process).chain(others).map(|process| (process.key.pid, process.uid));
-                inspect::hosts(ask, name.mount_ns, self.boot.mount_ns)
+                inspect::hosts(ask, name.mount_ns, self.boot.mounts)
             };
             self.names.learn(process.instance, name, hosts)
         });
@@ -354,7 +355,7 @@ impl Engine {
     }
 
     fn identify(&self, process: ProcessKey, exec: &Exec, parent_name: Option<&str>) -> Option<Match> {
-        let ask = inspect::Asked::of(process.pid, exec, self.boot.mount_ns);
+        let ask = inspect::Asked::of(process.pid, exec, self.boot.mounts);
         let identify = |path: &str, script: Option<String>| {
             let facts = ProcessFacts {
                 path,
@@ -365,7 +366,7 @@ impl Engine {
             };
             self.catalogue.identify_asking(&facts, &ask)
         };
-        let script = || inspect::script(process.pid, exec, self.boot.mount_ns);
+        let script = || inspect::script(process.pid, exec, self.boot.mounts);
         // An editor's program is node to its extensions: what it runs is theirs, when it is anybody's.
         if inspect::is_editor(&exec.path)
             && !self.machine.variables(process, &[inspect::AS_NODE.to_owned()]).is_empty()
@@ -419,7 +420,10 @@ impl Engine {
         let index = self.next_instance;
         self.next_instance += 1;
         let signature: &Signature = &found.signature;
-        let project = (exec.mount_ns == self.boot.mount_ns).then(|| project::root(&exec.cwd)).flatten();
+        let mounts = self.boot.mounts;
+        let way = mounts.way(exec.mount_ns, event.process.pid);
+        let project = mounts.has(exec.mount_ns).then(|| project::root(&exec.cwd, |path| seen_from_here(path, way)));
+        let project = project.flatten();
         let container_id = self.containers.of(exec.cgroup_id, event.process.pid);
         let row = AgentRow {
             agent_id: self.new_agent_id(event.process, &signature.name),
@@ -427,7 +431,7 @@ impl Engine {
             display_name: signature.display_name.clone(),
             vendor: signature.vendor.clone(),
             category: Some(signature.category.as_str().into()),
-            version: inspect::version(&found.version, event.process.pid, exec, self.boot.mount_ns),
+            version: inspect::version(&found.version, event.process.pid, exec, self.boot.mounts),
             role: found.role.as_str().into(),
             pid: event.process.pid.into(),
             parent: Some(exec.parent.into()),
@@ -579,7 +583,7 @@ impl Engine {
             row.cmdline = cmdline;
             row.role = found.role.as_str().into();
         }
-        let version = || inspect::version(&found.version, event.process.pid, exec, self.boot.mount_ns);
+        let version = || inspect::version(&found.version, event.process.pid, exec, self.boot.mounts);
         row.version = row.version.take().or_else(version);
         row.permission_mode = row.permission_mode.take().or_else(|| permission_mode(found));
         if i64::from(found.confidence) > row.confidence {

@@ -1,6 +1,7 @@
 //! File operations, and the files that are open.
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 
 use super::Store;
 use super::clock::Clock;
@@ -144,13 +145,14 @@ impl Files {
         if let Some(instance) = context.instance.as_deref_mut().filter(|_| change.request_id.is_none()) {
             count(change.kind, instance);
         }
-        let here = change.mount_ns == context.boot.mount_ns && !change.rooted;
-        let process = context.process.key;
+        let (process, mounts) = (context.process.key, context.boot.mounts);
+        let way = mounts.way(change.mount_ns, process.pid);
+        let here = mounts.has(change.mount_ns) && !change.rooted;
         let real = |directory: &str| {
             // Below /proc a name means one thing to its process and another to us.
             let real = match directory {
                 _ if directory.starts_with("/proc/") => None,
-                _ if here => std::fs::canonicalize(directory).ok(),
+                _ if here => inspect::real_path(Path::new(directory), way),
                 _ => inspect::real_inside(process, change.mount_ns, directory),
             };
             Some(crate::event::escape(real?.as_os_str().as_encoded_bytes()))

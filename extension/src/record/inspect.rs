@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use crate::event::{Exec, ProcessKey, escape};
 use crate::identify::{Ask, VersionSource, file_name, script_candidates};
+use crate::inside::{Mounts, mount_ns_of, seen_from_here};
 #[cfg(target_os = "linux")]
-use crate::inside::open_in;
-use crate::inside::{mount_ns_of, root_of};
+use crate::inside::{open_in, open_root_of, real_below, root_of};
 use crate::value::Text;
 
 /// A `package.json` is small.
@@ -43,16 +43,13 @@ pub(super) fn is_editor(path: &str) -> bool {
 }
 
 /// The real path of the script that an interpreter runs.
-pub(super) fn script(pid: u32, exec: &Exec, own_mount_ns: u32) -> Option<String> {
+pub(super) fn script(pid: u32, exec: &Exec, mounts: Mounts) -> Option<String> {
+    let way = mounts.way(exec.mount_ns, pid);
     let real = |argument: &str| {
         let path = Path::new(&exec.cwd).join(argument);
-        if exec.mount_ns == own_mount_ns {
-            let real = path.canonicalize().ok().filter(|path| path.is_file())?;
-            return Some(real.to_string_lossy().into_owned());
-        }
-        // Another mount namespace: the file as that process sees it; symlinks are left as they are.
-        let inside = root_of(pid).join(path.strip_prefix("/").ok()?);
-        inside.is_file().then(|| path.to_string_lossy().into_owned())
+        // In another mount namespace symlinks are left as they are.
+        let path = if mounts.has(exec.mount_ns) { real_path(&path, way)? } else { path };
+        seen_from_here(&path, way).is_file().then(|| path.to_string_lossy().into_owned())
     };
     // After `#!` the kernel has put the script, as it was passed to exec, behind the interpreter and its option.
     let after_shebang = exec.argv.iter().take(4).skip(1).any(|argument| *argument == exec.exec_path);
@@ -71,16 +68,15 @@ const NAMES_MOST: usize = 10_000;
 pub(super) struct Asked<'a> {
     pid: u32,
     exec: &'a Exec,
-    /// The process whose mount namespace a path is to be looked up in, when that is not ours.
+    /// See [`Mounts::way`].
     inside: Option<u32>,
     /// Names alone: values are never kept.
     variables: OnceCell<Vec<String>>,
 }
 
 impl<'a> Asked<'a> {
-    pub(super) fn of(pid: u32, exec: &'a Exec, own_mount_ns: u32) -> Self {
-        let inside = (exec.mount_ns != own_mount_ns).then_some(pid);
-        Self { pid, exec, inside, variables: OnceCell::new() }
+    pub(super) fn of(pid: u32, exec: &'a Exec, mounts: Mounts) -> Self {
+        Self { pid, exec, inside: mounts.way(exec.mount_ns, pid), variables: OnceCell::new() }
     }
 }
 
@@ -116,8 +112,8 @@ fn names_of_variables(pid: u32) -> Vec<String> {
 }
 
 /// The version of an agent.
-pub(super) fn version(source: &VersionSource, pid: u32, exec: &Exec, own_mount_ns: u32) -> Option<Text> {
-    source.read(&Asked::of(pid, exec, own_mount_ns)).map(Text::from)
+pub(super) fn version(source: &VersionSource, pid: u32, exec: &Exec, mounts: Mounts) -> Option<Text> {
+    source.read(&Asked::of(pid, exec, mounts)).map(Text::from)
 }
 
 /// Whoever has the right to read what all may read.
@@ -131,11 +127,12 @@ const ASKED_MOST: usize = 16;
 pub(super) fn hosts(
     mut processes: impl Iterator<Item = (u32, Option<u32>)>,
     mount_ns: u32,
-    own_mount_ns: u32,
+    mounts: Mounts,
 ) -> Option<String> {
     let read = |inside, uid: Option<u32>| read_as(Path::new("/etc/hosts"), inside, uid.unwrap_or(NOBODY), NOBODY);
-    if mount_ns == own_mount_ns {
-        return read(None, processes.next()?.1);
+    if mounts.has(mount_ns) {
+        let (pid, uid) = processes.next()?;
+        return read(mounts.way(mount_ns, pid), uid);
     }
     processes.take(ASKED_MOST).find_map(|(pid, uid)| {
         let file = read(Some(pid), uid);
@@ -244,7 +241,7 @@ fn open_as(path: &Path, inside: Option<u32>, uid: u32, gid: u32) -> Option<File>
 
     const FLAGS: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
     if let Some(pid) = inside {
-        let root = File::options().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(root_of(pid)).ok()?;
+        let root = open_root_of(pid)?;
         let _rights = FileSystemUser::become_user(uid, gid);
         open_in(&root, path, FLAGS).ok()
     } else {
@@ -276,27 +273,29 @@ fn names_as(path: &Path, inside: Option<u32>, uid: u32, gid: u32) -> Option<Vec<
     Some(entries.take(NAMES_MOST).filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect())
 }
 
+/// The real path of a file of our own mount namespace or the machine's.
+pub(super) fn real_path(path: &Path, way: Option<u32>) -> Option<PathBuf> {
+    match way {
+        #[cfg(target_os = "linux")]
+        Some(pid) => real_below(&open_root_of(pid)?, path),
+        _ => std::fs::canonicalize(path).ok(),
+    }
+}
+
 /// The real path of what a process calls so, who has a mount namespace or a root directory of its own; as all paths are,
 /// from the root of that namespace. `None` when the process has ended.
 #[cfg(target_os = "linux")]
 pub(super) fn real_inside(process: ProcessKey, mount_ns: u32, path: &str) -> Option<PathBuf> {
-    use std::os::fd::AsRawFd;
-    use std::os::unix::fs::OpenOptionsExt;
-
-    let root_of = root_of(process.pid);
-    let root = File::options().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(&root_of).ok()?;
+    let root = open_root_of(process.pid)?;
     // What links hold begins at its root, which the kernel's path of it is beyond.
-    let path = Path::new(path).strip_prefix(std::fs::read_link(&root_of).ok()?).ok()?;
+    let path = Path::new(path).strip_prefix(std::fs::read_link(root_of(process.pid)).ok()?).ok()?;
     let namespace = mount_ns_of(process.pid)?;
     // After all of it was asked for: it was this process and no other one of its pid.
     if namespace != mount_ns || !Procfs.standing(process.pid)?.is(process) {
         return None;
     }
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    let found = open_in(&root, path, libc::O_PATH | libc::O_CLOEXEC).ok()?;
-    let real = std::fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd())).ok()?;
-    let deleted = real.as_os_str().as_encoded_bytes().ends_with(b" (deleted)");
-    (real.is_absolute() && !deleted).then_some(real)
+    real_below(&root, path)
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -345,6 +344,9 @@ impl Drop for FileSystemUser {
 mod tests {
     use super::*;
 
+    /// The files of mount namespace 1: by our own paths, as the machine's, and as another one's.
+    const WAYS: [fn() -> Mounts; 3] = [|| Mounts::new(1, 1), || Mounts::new(2, 1), || Mounts::new(2, 2)];
+
     #[test]
     fn a_process_is_told_from_another_of_its_pid_and_from_its_remains() {
         let line = |state: &str, threads: u32| {
@@ -370,8 +372,8 @@ mod tests {
         std::fs::write(folder.path().join("file"), "text").unwrap();
         let metadata = std::fs::metadata(folder.path()).unwrap();
         let exec = Exec { uid: metadata.uid(), gid: metadata.gid(), mount_ns: 1, ..Exec::default() };
-        for own_mount_ns in [1, 2] {
-            let asked = Asked::of(std::process::id(), &exec, own_mount_ns);
+        for mounts in WAYS {
+            let asked = Asked::of(std::process::id(), &exec, mounts());
             assert_eq!(asked.names_in(folder.path()), ["file"]);
             assert_eq!(asked.text(&folder.path().join("file")).as_deref(), Some("text"));
             assert!(asked.has_variable("PATH"));
@@ -380,7 +382,7 @@ mod tests {
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
         if metadata.uid() == 0 {
             let other = Exec { uid: NOBODY, gid: NOBODY, ..exec };
-            let asked = Asked::of(std::process::id(), &other, 1);
+            let asked = Asked::of(std::process::id(), &other, Mounts::new(1, 1));
             assert_eq!(asked.names_in(folder.path()), [""; 0]);
             assert_eq!(asked.text(&folder.path().join("file")), None);
         }
@@ -395,15 +397,39 @@ mod tests {
         let (file, link) = (folder.path().join("package.json"), folder.path().join("link.json"));
         std::fs::write(&file, r#"{"version": "1.2.3"}"#).unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();
-        let version_at = |path: &Path, mount_ns: u32| {
+        let version_at = |path: &Path, mounts: Mounts| {
             let metadata = std::fs::metadata(folder.path()).unwrap();
-            let exec = Exec { uid: metadata.uid(), gid: metadata.gid(), mount_ns, ..Exec::default() };
-            version(&VersionSource::PackageJson(path.into()), std::process::id(), &exec, 1)
+            let exec = Exec { uid: metadata.uid(), gid: metadata.gid(), mount_ns: 1, ..Exec::default() };
+            version(&VersionSource::PackageJson(path.into()), std::process::id(), &exec, mounts)
         };
-        for mount_ns in [1, 2] {
-            assert_eq!(version_at(&file, mount_ns).as_deref(), Some("1.2.3"));
-            assert_eq!(version_at(&link, mount_ns), None);
-            assert_eq!(version_at(folder.path(), mount_ns), None);
+        for mounts in WAYS {
+            assert_eq!(version_at(&file, mounts()).as_deref(), Some("1.2.3"));
+            assert_eq!(version_at(&link, mounts()), None);
+            assert_eq!(version_at(folder.path(), mounts()), None);
         }
+    }
+
+    #[test]
+    fn a_name_leads_to_the_same_file_by_each_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().canonicalize().unwrap();
+        std::fs::write(folder.join("file"), "").unwrap();
+        std::os::unix::fs::symlink(folder.join("file"), folder.join("link")).unwrap();
+        for way in [None, Some(std::process::id())] {
+            assert_eq!(real_path(&folder.join("link"), way), Some(folder.join("file")), "{way:?}");
+            assert_eq!(real_path(&folder.join("nothing"), way), None);
+            assert!(seen_from_here(&folder.join("file"), way).is_file());
+        }
+        let exec = Exec {
+            mount_ns: 1,
+            cwd: folder.to_string_lossy().into(),
+            argv: ["node", "link"].map(str::to_owned).into(),
+            ..Exec::default()
+        };
+        let script = |mounts| script(std::process::id(), &exec, mounts);
+        let (real, link) = (folder.join("file"), folder.join("link"));
+        assert_eq!(script(Mounts::new(1, 1)).as_deref(), real.to_str());
+        assert_eq!(script(Mounts::new(2, 2)).as_deref(), link.to_str());
+        assert_eq!(script(Mounts::new(2, 1)).as_deref(), real.to_str());
     }
 }

@@ -269,7 +269,7 @@ impl EbpfCollector {
         let ring = Ring::new(events.as_fd(), events.max_entries()).map_err(|error| refused("ring", &error))?;
         let mut collector = Self {
             calls: Vec::new(),
-            lookups: Lookups::default(),
+            lookups: Lookups::new(),
             requests,
             processes: Vec::new(),
             ring,
@@ -433,7 +433,7 @@ impl EbpfCollector {
 
     fn detach_calls(&mut self) {
         self.calls.clear();
-        self.lookups = Lookups::default();
+        self.lookups = Lookups::new();
         self.attached_ns = None;
         self.shared.attached.store(false, Ordering::Relaxed);
         let Some(pins) = &self.pins else { return };

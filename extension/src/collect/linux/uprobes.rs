@@ -5,8 +5,8 @@
 //! a mount namespace that shares the file needs nothing more. The attachments end with the recorder, also where others
 //! outlive it.
 //!
-//! What is watched keeps its mount busy. So in the recorder's own mount namespace only the file systems of the system
-//! itself are looked at, for an agent may unmount any other; and in another namespace a library is let go of when no
+//! What is watched keeps its mount busy. So in the machine's mount namespace only the file systems of the system itself
+//! are looked at, for an agent may unmount any other; and in another namespace a library is let go of when no
 //! process is there any more.
 
 use std::collections::{HashMap, HashSet};
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use libbpf_rs::{Link, Object, UprobeOpts};
 
 use crate::event::Exec;
-use crate::inside::{mount_ns_of, open_in, root_of};
+use crate::inside::{Mounts, mount_ns_of, open_in, root_of, seen_from_here};
 
 const FUNCTION: &str = "getaddrinfo";
 const LIBRARY: &str = "libc.so.6";
@@ -54,8 +54,8 @@ pub(super) enum Error {
 }
 
 /// What is attached.
-#[derive(Default)]
 pub(super) struct Lookups {
+    mounts: Mounts,
     libraries: Vec<Library>,
     /// Loaders and libraries that were looked at.
     known: HashSet<FileId>,
@@ -68,7 +68,7 @@ pub(super) struct Lookups {
 
 /// A library that is watched.
 struct Library {
-    /// The mount namespace, when it is not the recorder's.
+    /// The mount namespace, when it is not the machine's.
     namespace: Option<u32>,
     /// The loader's file and its own.
     files: [FileId; 2],
@@ -76,6 +76,11 @@ struct Library {
 }
 
 impl Lookups {
+    pub(super) fn new() -> Self {
+        let (known, programs) = (HashSet::new(), HashSet::new());
+        Self { mounts: Mounts::find(), libraries: Vec::new(), known, programs, there: HashMap::new(), released: None }
+    }
+
     /// A program begins.
     pub(super) fn program(&mut self, object: &Object, pid: u32, exec: &Exec) -> Result<(), Error> {
         if let Some(there) = self.there.get_mut(&exec.mount_ns).filter(|there| there.len() < THERE) {
@@ -104,8 +109,8 @@ impl Lookups {
         self.remember(loader_id);
         let Ok(library) = open_below(pid, &path) else { return Ok(()) };
         let (Some(id), Some(namespace)) = (file_id(&library), mount_ns_of(pid)) else { return Ok(()) };
-        let namespace = (Some(namespace) != mount_ns_of(std::process::id())).then_some(namespace);
-        if (namespace.is_none() && !is_systems(id)) || !self.remember(id) {
+        let namespace = (namespace != self.mounts.machine()).then_some(namespace);
+        if (namespace.is_none() && !is_systems(id, self.mounts)) || !self.remember(id) {
             return Ok(());
         }
         // By the descriptor: the name may be another file's by now.
@@ -184,8 +189,10 @@ fn file_id(file: &File) -> Option<FileId> {
 }
 
 /// Whether the file is on a file system that nobody unmounts while the system runs.
-fn is_systems((device, _): FileId) -> bool {
-    ["/", "/usr"].iter().any(|path| std::fs::metadata(path).is_ok_and(|of| of.dev() == device))
+fn is_systems((device, _): FileId, mounts: Mounts) -> bool {
+    let way = mounts.way(mounts.machine(), 0);
+    let at = |path: &str| std::fs::metadata(seen_from_here(Path::new(path), way));
+    ["/", "/usr"].iter().any(|path| at(path).is_ok_and(|of| of.dev() == device))
 }
 
 /// The path of a dynamic loader in a line of `/proc/PID/maps`, such as `/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2`,
@@ -230,7 +237,7 @@ mod tests {
 
     #[test]
     fn this_process_has_a_loader() {
-        let own = Lookups::default().loader_of(std::process::id());
+        let own = Lookups::new().loader_of(std::process::id());
         assert!(own.is_some_and(|(path, _)| path.parent().unwrap().join(LIBRARY).exists()));
     }
 }
