@@ -8,6 +8,7 @@ mod support;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use support::{AGENTQUERY, Agent, Recorder, Row, recorder_with, skipped};
@@ -39,6 +40,13 @@ os.rename('told', 'ready')
 wait('go'); server.close(); log.close()
 wait('end'); os.kill(child, 9); os.waitpid(child, 0)
 ";
+
+/// Held by all tests, and alone by the one that makes a look dear.
+static CROWD: RwLock<()> = RwLock::new(());
+
+fn without_crowd() -> RwLockReadGuard<'static, ()> {
+    CROWD.read().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// One for all tests: looks often, so that they need not wait.
 fn recorder() -> &'static Recorder {
@@ -133,6 +141,7 @@ fn connections(recorder: &Recorder, tree: &Tree) -> Vec<Vec<String>> {
 }
 
 fn all_of_a_tree(own_network: bool, test: &str) {
+    let _alone = without_crowd();
     if !is_root() {
         return skipped(test, "only root may look at everybody's processes");
     }
@@ -145,11 +154,10 @@ fn all_of_a_tree(own_network: bool, test: &str) {
 
     // The processes, and where they stand.
     let row = &recorder.query(&format!("SELECT * FROM ai_agents WHERE pid = {shell}"))[0];
-    let told =
-        ["agent", "version", "state", "processes", "processes_total", "connections_total", "files_read", "bytes_sent"];
-    assert_eq!(texts(row, &told), ["claude-code", "1.2.3", "NULL", "3", "3", "2", "NULL", "NULL"]);
+    let told = ["agent", "version", "state", "processes", "connections_total", "files_read", "bytes_sent"];
+    assert_eq!(texts(row, &told), ["claude-code", "1.2.3", "NULL", "3", "2", "NULL", "NULL"]);
     assert_eq!(row["cwd"].as_deref(), tree.agent.work().to_str());
-    let sql = format!("SELECT * FROM agent_processes WHERE agent_id = {id} ORDER BY depth");
+    let sql = format!("SELECT * FROM agent_processes WHERE agent_id = {id} AND state = 'running' ORDER BY depth");
     let rows = recorder.query(&sql);
     let told = ["pid", "parent", "depth", "name", "how", "state", "exec_path", "uid", "exit_code"];
     let told: Vec<_> = rows.iter().map(|row| texts(row, &told)).collect();
@@ -162,9 +170,10 @@ fn all_of_a_tree(own_network: bool, test: &str) {
     );
     assert_eq!(told[1], [&*server, &shell, "1", &python, "exec", "running", "NULL", "0", "NULL"]);
     assert_eq!(told[2], [&*child, &server, "2", &python, "fork", "running", "NULL", "0", "NULL"]);
-    // The start is the process' own, in hundredths of a second.
+    // The start is the process' own, though other programs may have run in it before.
+    let began = format!("SELECT min(start_time) FROM agent_processes WHERE pid = {server}");
+    let began: i64 = recorder.value(&began).unwrap().parse().unwrap();
     let started = std::fs::metadata(format!("/proc/{server}")).unwrap();
-    let began: i64 = rows[1]["start_time"].as_ref().unwrap().parse().unwrap();
     assert!((began - std::os::unix::fs::MetadataExt::mtime(&started)).abs() <= 2, "{rows:?}");
 
     // Connections, in whatever namespace, by both ends.
@@ -226,6 +235,7 @@ fn an_agent_in_another_network_namespace() {
 
 #[test]
 fn what_ran_before_is_adopted() {
+    let _alone = without_crowd();
     if !is_root() {
         return skipped("what_ran_before_is_adopted", "only root may look at everybody's processes");
     }
@@ -250,6 +260,7 @@ fn what_ran_before_is_adopted() {
 
 #[test]
 fn what_is_too_short_is_missed_and_said_to_be() {
+    let _alone = without_crowd();
     if !is_root() {
         return skipped("what_is_too_short_is_missed_and_said_to_be", "only root may look at everybody's processes");
     }
@@ -293,6 +304,7 @@ fn cpu(pid: u32) -> f64 {
 
 #[test]
 fn five_hundred_processes_cost_little() {
+    let _alone = CROWD.write().unwrap_or_else(PoisonError::into_inner);
     if !is_root() {
         return skipped("five_hundred_processes_cost_little", "only root may look at everybody's processes");
     }
@@ -331,6 +343,7 @@ impl Drop for Group {
 
 #[test]
 fn an_ordinary_user_records_what_is_its_own() {
+    let _alone = without_crowd();
     if !is_root() {
         return skipped("an_ordinary_user_records_what_is_its_own", "only root can become another user");
     }
@@ -398,4 +411,129 @@ fn as_nobody(program: &Path, home: &Path) -> Command {
     command.env("HOME", home).env_remove("XDG_STATE_HOME").current_dir("/");
     support::for_users(&mut command);
     command
+}
+
+/// What a real agent does here lives long enough, most of it.
+const SCRIPT: &str = r#"[
+  {"tool": "Bash", "command": "python3 -c 'import socket, time; l = socket.create_server((\"127.0.0.1\", 0)); c = socket.create_connection(l.getsockname()); s, _ = l.accept(); f = open(\"held\", \"w\"); time.sleep(6)' & nohup setsid sh -c 'sleep 6; true' > /dev/null 2>&1 & sleep 6; wait"},
+  {"text": "done"}
+]"#;
+
+/// A program of the truth: who ran it, what it was, from when to when.
+#[derive(Debug)]
+struct Ran {
+    pid: u64,
+    cmdline: String,
+    began: f64,
+    ended: f64,
+}
+
+/// The programs of a truth, in which a fork runs its parent's.
+fn programs(truth: &[serde_json::Value]) -> Vec<Ran> {
+    let mut ran: Vec<Ran> = Vec::new();
+    for event in truth {
+        let (time, pid) = (event["time"].as_str().unwrap().parse::<f64>().unwrap(), event["pid"].as_u64().unwrap());
+        let last = |ran: &mut Vec<Ran>, pid: u64| ran.iter().rposition(|one| one.pid == pid);
+        let end = |ran: &mut Vec<Ran>| {
+            if let Some(at) = last(ran, pid) {
+                ran[at].ended = time;
+            }
+        };
+        match event["kind"].as_str().unwrap() {
+            // What the child did may be told before it.
+            "fork" if ran.iter().any(|one| event["child"].as_u64() == Some(one.pid)) => {}
+            "fork" => {
+                let cmdline = last(&mut ran, pid).map(|at| ran[at].cmdline.clone()).unwrap_or_default();
+                ran.push(Ran { pid: event["child"].as_u64().unwrap(), cmdline, began: time, ended: f64::MAX });
+            }
+            "exec" => {
+                end(&mut ran);
+                let args = event["args"].as_array().unwrap().iter().map(|text| text.as_str().unwrap());
+                let cmdline = args.collect::<Vec<_>>().join(" ");
+                ran.push(Ran { pid, cmdline, began: time, ended: f64::MAX });
+            }
+            "exit" => end(&mut ran),
+            _ => {}
+        }
+    }
+    ran
+}
+
+#[test]
+fn a_real_agent_against_strace() {
+    let _alone = without_crowd();
+    let test = "a_real_agent_against_strace";
+    if !is_root() {
+        return skipped(test, "only root may look at everybody's processes");
+    }
+    if std::env::var_os("AGENTQUERY_NO_AGENTS").is_some() {
+        return skipped(test, "real agents are left out (--no-agents)");
+    }
+    let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/lab/lab").canonicalize().unwrap();
+    let installed = Command::new(&lab).arg("install").output().unwrap();
+    assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
+    let recorder = Recorder::start(&["--collector", "polling"]);
+    let folder = tempfile::tempdir().unwrap();
+    let (script, out) = (folder.path().join("script.json"), folder.path().join("out"));
+    std::fs::write(&script, SCRIPT).unwrap();
+    let output = Command::new(&lab).args(["run", "claude"]).arg(&script).arg(&out).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let truth: Vec<serde_json::Value> = std::fs::read_to_string(out.join("truth.jsonl"))
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let root = truth[0]["pid"].as_u64().unwrap();
+    recorder.wait_for(&format!("SELECT processes FROM ai_agents WHERE pid = {root}"), "0");
+    let id = format!("(SELECT agent_id FROM ai_agents WHERE pid = {root})");
+    let rows = recorder.query(&format!("SELECT * FROM agent_processes WHERE agent_id = {id}"));
+    let number = |row: &Row, column: &str| row[column].as_ref().unwrap().parse::<u64>().unwrap();
+
+    let ran = programs(&truth);
+    // On a busy machine pauses are longer.
+    let message = recorder.value("SELECT message FROM agent_collector WHERE event = 'blind_spot'").unwrap();
+    let longest = message.split("the longest ").nth(1).unwrap().split(' ').next().unwrap();
+    let two_pauses = 2.0 * longest.parse::<f64>().unwrap() / 1000.0 + 0.2;
+    let near = |time: u64, truth: f64, late: f64| {
+        let time = f64::from(u32::try_from(time).unwrap());
+        (truth - 1.1..truth + 1.1 + late).contains(&time)
+    };
+    let is = |row: &Row, one: &Ran| {
+        let (told, cut) = (row["cmdline"].as_deref().unwrap(), row["truncated"].as_deref() == Some("1"));
+        number(row, "pid") == one.pid && (told == one.cmdline || cut && one.cmdline.starts_with(told))
+    };
+    let mut long = 0;
+    for one in ran.iter().filter(|one| one.ended - one.began > two_pauses) {
+        long += 1;
+        let found = rows.iter().find(|row| is(row, one));
+        let row = found.unwrap_or_else(|| panic!("{one:?} is no row: {rows:?}"));
+        // The first program of a process has the start of that; a further one that of the look which found it.
+        assert!(near(number(row, "start_time"), one.began, two_pauses), "{one:?}: {row:?}");
+        assert!(near(number(row, "end_time"), one.ended, two_pauses), "{one:?}: {row:?}");
+    }
+    assert!(long >= 5, "{long} programs lived longer than {two_pauses} s: {ran:?}");
+    // And nothing that was not.
+    for row in &rows {
+        assert!(ran.iter().any(|one| is(row, one)), "{row:?} is not in {ran:?}");
+    }
+    let opened: Vec<_> =
+        truth.iter().filter(|event| event["kind"] == "file").map(|event| event["path"].as_str()).collect();
+    let files = recorder.query(&format!("SELECT path FROM agent_file_ops WHERE agent_id = {id}"));
+    for row in &files {
+        assert!(opened.contains(&row["path"].as_deref()), "{row:?}");
+    }
+    assert!(files.iter().any(|row| row["path"].as_ref().unwrap().ends_with("/work/held")), "{files:?}");
+    let connections = recorder.query(&format!(
+        "SELECT * FROM agent_connections WHERE agent_id = {id} AND transport = 'tcp' ORDER BY direction"
+    ));
+    let of_python: Vec<_> = connections
+        .iter()
+        .filter(|row| row["name"].as_ref().unwrap().starts_with("python"))
+        .map(|row| texts(row, &["direction", "state"]))
+        .collect();
+    assert_eq!(of_python, [["inbound", "closed"], ["listen", "closed"], ["outbound", "closed"]]);
+    let ports: Vec<_> = truth.iter().filter(|event| event["kind"] == "connect").map(|event| &event["port"]).collect();
+    for row in connections.iter().filter(|row| row["direction"].as_deref() == Some("outbound")) {
+        assert!(ports.iter().any(|port| port.as_u64() == Some(number(row, "remote_port"))), "{row:?}");
+    }
 }

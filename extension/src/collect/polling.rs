@@ -20,15 +20,16 @@ use crate::event::{Event, EventKind, Exec, Fork, Mark, ProcessKey, Step};
 use crate::record::Probe;
 use crate::record::rows::CollectorRow;
 use crate::value::Text;
-use system::{Glance, System};
+use system::{Glance, Program, System};
 use tree::Trees;
 
 /// Between two looks while an agent lives, unless something else is said.
 pub const INTERVAL: Duration = Duration::from_millis(500);
 /// And while none does, at least.
-const IDLE: Duration = Duration::from_secs(2);
-/// A look may take this part of the time between two.
+const IDLE: Duration = Duration::from_secs(1);
+/// A look may take this part of the time between two, and what is read of new processes that one.
 const SHARE: u32 = 160;
+const SHARE_OF_NEW: u32 = 4;
 /// However dear it is.
 const AT_MOST: Duration = Duration::from_secs(10);
 /// A process is looked at each time at first, for a shell becomes the program that it starts.
@@ -47,9 +48,11 @@ const KINDS: [&str; 6] = ["fork", "exec", "exit", "open", "close", "connection"]
 struct Shared {
     told: [AtomicU64; KINDS.len()],
     discarded: AtomicU64,
-    /// Nanoseconds between the last two looks, and of CPU that the last one took.
+    /// Nanoseconds between the last two looks, and of CPU that they take of late.
     interval: AtomicU64,
     cost: AtomicU64,
+    /// The longest such time while an agent lived.
+    longest: AtomicU64,
     /// New processes that were seen, and how many processes and threads had begun before the first look, and at the last.
     new: AtomicU64,
     began: Mutex<Option<(u64, u64)>>,
@@ -87,6 +90,8 @@ pub struct PollingCollector<S> {
     looks_for_markers: bool,
     agents: usize,
     last: Option<Instant>,
+    /// What looks cost of late.
+    cost: Duration,
     pause: Duration,
     shared: Arc<Shared>,
     why: Option<String>,
@@ -108,6 +113,7 @@ impl<S: System> PollingCollector<S> {
             looks_for_markers: false,
             agents: 0,
             last: None,
+            cost: Duration::ZERO,
             pause: Duration::ZERO,
             shared: Arc::default(),
             why,
@@ -148,7 +154,7 @@ impl<S: System> PollingCollector<S> {
                         exits.extend(self.exit_of(&known, now));
                     }
                     let replaced = glance.image != known.image && !glance.ended;
-                    if replaced && let Some(exec) = self.program(&known) {
+                    if replaced && let Program::Is(exec) = self.program(&glance) {
                         let mark = self.mark_of_program(&known);
                         let Glance { parent, image, .. } = glance;
                         let uid = exec.uid;
@@ -170,9 +176,11 @@ impl<S: System> PollingCollector<S> {
             }
         }
         sort_by_descent(&mut new);
+        let before_new = self.system.cpu_time();
         for glance in &new {
             self.take_new(glance, first, started, &mut events);
         }
+        let of_new = self.system.cpu_time().saturating_sub(before_new);
         if !first {
             self.shared.new.fetch_add(new.len() as u64, Ordering::Relaxed);
         }
@@ -182,7 +190,11 @@ impl<S: System> PollingCollector<S> {
         events.append(&mut exits);
         self.count(&events);
         self.ready.append(&mut events);
-        self.note_cost(started, cpu, first);
+        let cost = self.system.cpu_time().saturating_sub(cpu);
+        self.note_cost(started, cost, of_new);
+        if first {
+            (self.cost, self.pause) = (Duration::ZERO, Duration::ZERO); // it was a look at all of the machine, and says nothing of the next
+        }
         Ok(())
     }
 
@@ -219,10 +231,17 @@ impl<S: System> PollingCollector<S> {
         told.then_some(Event { boot_ns: now, process: known.key, mark: known.mark, kind: EventKind::Exit(None) })
     }
 
-    fn program(&mut self, known: &Known) -> Option<Exec> {
+    /// The program of the process whose image was seen.
+    fn program(&mut self, glance: &Glance) -> Program {
         // Of one in a tree its session may be learned.
         let markers: &[String] = if self.looks_for_markers { &self.markers } else { &[] };
-        self.system.program(known.key, markers)
+        match self.system.program(glance.process, markers) {
+            // It may have become another one since.
+            Program::Is(_) if self.system.glance(glance.process.pid).is_none_or(|now| now.image != glance.image) => {
+                Program::Later
+            }
+            program => program,
+        }
     }
 
     /// A process that was not there at the last look. At the first look none is told: it is asked what runs.
@@ -244,7 +263,14 @@ impl<S: System> PollingCollector<S> {
         if forked && above.is_none() {
             return; // the program of one that is no agent's
         }
-        let Some(exec) = self.program(&known) else { return };
+        let exec = match self.program(glance) {
+            Program::Is(exec) => exec,
+            Program::Later => {
+                self.known.remove(&pid);
+                return;
+            }
+            Program::None => return,
+        };
         let mark = above.map_or_else(|| self.provisional_mark(), |above| above.mark);
         self.known.insert(pid, Known { mark, uid: exec.uid, ..known });
         let began = glance.process.start_ns;
@@ -297,11 +323,11 @@ impl<S: System> PollingCollector<S> {
         let mut events = Vec::new();
         for known in wanted {
             // Their environment is asked for where that is needed.
-            let Some(exec) = self.system.program(known.key, &[]) else { continue };
+            let Program::Is(exec) = self.system.program(known.key, &[]) else { continue };
             if let Some(known) = self.known.get_mut(&known.key.pid) {
                 known.uid = exec.uid;
             }
-            let kind = EventKind::Exec(Box::new(exec));
+            let kind = EventKind::Exec(exec);
             events.push(Event { boot_ns: boot_ns(), process: known.key, mark: known.mark, kind });
         }
         events
@@ -323,14 +349,17 @@ impl<S: System> PollingCollector<S> {
         }
     }
 
-    fn note_cost(&mut self, started: Instant, cpu: Duration, first: bool) {
-        let cost = self.system.cpu_time().saturating_sub(cpu);
-        // The first look at a machine is at all of it, and says nothing of the next.
-        self.pause = if first { Duration::ZERO } else { (cost * SHARE).min(AT_MOST) };
+    fn note_cost(&mut self, started: Instant, cost: Duration, of_new: Duration) {
+        // One look may be dear for what went on just then.
+        self.cost = (self.cost * 3 + cost.saturating_sub(of_new)) / 4;
+        self.pause = (self.cost * SHARE + of_new * SHARE_OF_NEW).min(AT_MOST);
         let since = self.last.map_or(Duration::ZERO, |last| started.duration_since(last));
         let nanoseconds = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         self.shared.interval.store(nanoseconds(since), Ordering::Relaxed);
-        self.shared.cost.store(nanoseconds(cost), Ordering::Relaxed);
+        if self.agents > 0 {
+            self.shared.longest.fetch_max(nanoseconds(since), Ordering::Relaxed);
+        }
+        self.shared.cost.store(nanoseconds(self.cost), Ordering::Relaxed);
         let began = self.system.began();
         let mut known = self.shared.began.lock().unwrap_or_else(PoisonError::into_inner);
         *known = began.map(|began| (known.map_or(began, |(first, _)| first), began));
@@ -339,8 +368,8 @@ impl<S: System> PollingCollector<S> {
     }
 }
 
-fn exec_event(glance: &Glance, mark: Mark, boot_ns: u64, exec: Exec) -> Event {
-    Event { boot_ns, process: glance.process, mark, kind: EventKind::Exec(Box::new(exec)) }
+fn exec_event(glance: &Glance, mark: Mark, boot_ns: u64, exec: Box<Exec>) -> Event {
+    Event { boot_ns, process: glance.process, mark, kind: EventKind::Exec(exec) }
 }
 
 /// Parents before their children; their starts may be told as the same.
@@ -495,10 +524,11 @@ impl PollingProbe {
             )
         });
         let message = format!(
-            "looks every {} ms while an agent lives (the last pause was {:.0} ms, and a look took {:.1} ms of CPU): processes, \
+            "looks every {} ms while an agent lives (the last pause was {:.0} ms, the longest {:.0} ms, and a look takes {:.1} ms of CPU): processes, \
              connections and open files that live shorter than that are missed{estimate}",
             self.interval.as_millis(),
             milliseconds(&self.shared.interval),
+            milliseconds(&self.shared.longest),
             milliseconds(&self.shared.cost),
         );
         CollectorRow { blind_spot: Some("polling".into()), message: Some(message.into()), ..self.row("blind_spot") }

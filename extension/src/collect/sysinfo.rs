@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sysinfo::{Pid, Process, ProcessRefreshKind, ProcessStatus, ProcessesToUpdate, System as Sysinfo, UpdateKind};
 
-use super::polling::system::{Glance, System};
+use super::polling::system::{Glance, Program, System};
 use crate::event::{Exec, ProcessKey, escape};
 use crate::hash::fnv1a;
 
@@ -137,9 +137,9 @@ impl System for Look {
         self.system.process(Pid::from_u32(pid)).map(glance_of)
     }
 
-    fn program(&mut self, process: ProcessKey, markers: &[String]) -> Option<Exec> {
+    fn program(&mut self, process: ProcessKey, markers: &[String]) -> Program {
         let of = |found: &Process| (glance_of(found).process == process).then(|| exec_of(found, markers));
-        one(process.pid, all(), of).flatten()
+        one(process.pid, all(), of).flatten().map_or(Program::None, |exec| Program::Is(Box::new(exec)))
     }
 
     fn cpu_time(&self) -> Duration {
@@ -160,14 +160,14 @@ mod tests {
         let seen = look.glance(pid).unwrap();
         assert_eq!(Some(seen), glance(pid));
         assert!(!seen.ended && seen.image != 0 && seen.process.start_ns <= boot_ns());
-        let program = look.program(seen.process, &["PATH".to_owned()]).unwrap();
+        let Program::Is(program) = look.program(seen.process, &["PATH".to_owned()]) else { panic!("nothing") };
         assert_eq!(program.argv, std::env::args().collect::<Vec<_>>());
         assert_eq!(program.path, std::env::current_exe().unwrap().to_str().unwrap());
         assert_eq!(program.cwd, std::env::current_dir().unwrap().to_str().unwrap());
         assert!(program.markers.len() == 1 && program.markers[0].starts_with("PATH="));
         assert_eq!(variables(seen.process, &["PATH".to_owned()]), program.markers);
         let other = ProcessKey { start_ns: seen.process.start_ns + 5_000_000_000, ..seen.process };
-        assert_eq!(look.program(other, &[]), None, "the pid is another's");
+        assert_eq!(look.program(other, &[]), Program::None, "the pid is another's");
         assert_eq!(glance(u32::MAX), None);
     }
 }

@@ -9,7 +9,9 @@ use crate::collect::linux::procfs::Proc;
 #[cfg(any(test, target_os = "linux"))]
 use crate::collect::linux::procfs::Stat;
 pub(super) use crate::collect::linux::procfs::TICK_NS;
-use crate::event::{Exec, ProcessKey, escape};
+#[cfg(any(test, target_os = "linux"))]
+use crate::event::escape;
+use crate::event::{Exec, ProcessKey};
 use crate::identify::{Ask, VersionSource, file_name, script_candidates};
 #[cfg(target_os = "linux")]
 use crate::inside::open_in;

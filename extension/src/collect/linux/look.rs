@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::procfs::{Proc, TICK_NS};
 use super::sockets::{chosen_ports, sockets};
-use crate::collect::polling::system::{Glance, Handle, OpenFile, Socket, System};
+use crate::collect::polling::system::{Glance, Handle, OpenFile, Program, Socket, System};
 use crate::event::{Exec, ProcessKey};
 use crate::hash::fnv1a;
 
@@ -32,21 +32,8 @@ impl Default for Look {
     }
 }
 
-impl System for Look {
-    fn pids(&mut self) -> io::Result<Vec<u32>> {
-        self.proc.pids()
-    }
-
-    fn glance(&mut self, pid: u32) -> Option<Glance> {
-        let stat = self.proc.stat(pid)?;
-        let (code, stack) = stat.image;
-        // 1 is what those get who may not know (do_task_stat, fs/proc/array.c).
-        let image = if stack > 1 { fnv1a([code.to_le_bytes(), stack.to_le_bytes()].concat()) } else { 0 };
-        let process = ProcessKey { pid, start_ns: stat.start_ticks * TICK_NS };
-        Some(Glance { process, parent: stat.parent, ended: stat.ended, image })
-    }
-
-    fn program(&mut self, process: ProcessKey, markers: &[String]) -> Option<Exec> {
+impl Look {
+    fn exec(&self, process: ProcessKey, markers: &[String]) -> Option<Exec> {
         let pid = process.pid;
         let ids = self.proc.ids(pid)?;
         if self.only.is_some_and(|uid| uid != ids.uid) {
@@ -78,6 +65,30 @@ impl System for Look {
             truncated: arguments.truncated,
             ..exec
         })
+    }
+}
+
+impl System for Look {
+    fn pids(&mut self) -> io::Result<Vec<u32>> {
+        self.proc.pids()
+    }
+
+    fn glance(&mut self, pid: u32) -> Option<Glance> {
+        let stat = self.proc.stat(pid)?;
+        let (code, stack) = stat.image;
+        // 1 is what those get who may not know (do_task_stat, fs/proc/array.c).
+        let image = if stack > 1 { fnv1a([code.to_le_bytes(), stack.to_le_bytes()].concat()) } else { 0 };
+        let process = ProcessKey { pid, start_ns: stat.start_ticks * TICK_NS };
+        Some(Glance { process, parent: stat.parent, ended: stat.ended, image })
+    }
+
+    fn program(&mut self, process: ProcessKey, markers: &[String]) -> Program {
+        match self.exec(process, markers) {
+            // Its arguments are not there before its program is (begin_new_exec, fs/exec.c), and always from then on.
+            Some(exec) if exec.argv.is_empty() => Program::Later,
+            Some(exec) => Program::Is(Box::new(exec)),
+            None => Program::None,
+        }
     }
 
     fn handles(&mut self, pid: u32) -> Option<Vec<(i32, Handle)>> {
@@ -169,12 +180,12 @@ mod tests {
         assert!(look.pids().unwrap().contains(&pid));
         let glance = look.glance(pid).unwrap();
         assert!(!glance.ended && glance.image != 0);
-        let program = look.program(glance.process, &["PATH".to_owned()]).unwrap();
+        let Program::Is(program) = look.program(glance.process, &["PATH".to_owned()]) else { panic!("nothing") };
         assert_eq!(program.argv, std::env::args().collect::<Vec<_>>());
         assert_eq!(program.parent, std::os::unix::process::parent_id());
         assert!(program.markers.len() == 1 && program.markers[0].starts_with("PATH="));
         let other = ProcessKey { start_ns: glance.process.start_ns + 10 * TICK_NS, ..glance.process };
-        assert_eq!(look.program(other, &[]), None, "the pid is another's");
+        assert_eq!(look.program(other, &[]), Program::None, "the pid is another's");
 
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().canonicalize().unwrap().join("a");

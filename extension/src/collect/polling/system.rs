@@ -21,6 +21,17 @@ pub struct Glance {
     pub image: u64,
 }
 
+/// What a process runs.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Program {
+    /// This.
+    Is(Box<Exec>),
+    /// It is just about to become another one: to be asked again.
+    Later,
+    /// It has ended, has none, or is not for us to look at.
+    None,
+}
+
 /// What a descriptor leads to, by a text that is another one for another file or socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Handle {
@@ -75,9 +86,8 @@ pub trait System {
     /// One of them; `None` when it has ended.
     fn glance(&mut self, pid: u32) -> Option<Glance>;
 
-    /// The program that it runs, with those of these variables that it began with; `None` when it has ended, or is none
-    /// that we may look at.
-    fn program(&mut self, process: ProcessKey, markers: &[String]) -> Option<Exec>;
+    /// The program that it runs, with those of these variables that it began with.
+    fn program(&mut self, process: ProcessKey, markers: &[String]) -> Program;
 
     /// What it has open; `None` when that is not known.
     fn handles(&mut self, pid: u32) -> Option<Vec<(i32, Handle)>> {

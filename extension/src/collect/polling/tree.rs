@@ -202,10 +202,11 @@ impl Trees {
             tracing::trace!(path = opened.path, "is not open any more");
             events.push(event(opened.process, opened.mark, now_ns, EventKind::Close(close)));
         }
-        for opened in self.opened.values_mut() {
+        let of: HashMap<u32, _> = now.held.iter().map(|(key, held)| (key.pid, held)).collect();
+        for (open_id, opened) in &mut self.opened {
             opened.holders.retain(|(pid, fd)| {
-                let of = now.held.iter().find(|(key, _)| key.pid == *pid);
-                of.is_some_and(|(_, held)| held.contains_key(fd))
+                let held = of.get(pid).and_then(|held| held.get(fd));
+                held.is_some_and(|held| held.open_id == Some(*open_id))
             });
         }
     }
