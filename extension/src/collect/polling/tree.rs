@@ -17,7 +17,6 @@ const MISSES: u8 = 2;
 /// An open that is known.
 #[derive(Debug, Clone)]
 struct Opened {
-    path: String,
     file: (u64, u64),
     mark: Mark,
     process: ProcessKey,
@@ -42,6 +41,8 @@ struct Spoken {
 #[derive(Debug, Default)]
 pub(super) struct Trees {
     opened: HashMap<u64, Opened>,
+    /// The opens of each file.
+    of_file: HashMap<(u64, u64), Vec<u64>>,
     next_open: u64,
     /// By their inode.
     spoken: HashMap<u64, Spoken>,
@@ -167,10 +168,12 @@ impl Trees {
         if renamed.is_some() {
             return renamed;
         }
-        let same = self.opened.iter().filter(|(_, opened)| opened.file == file).find(|(_, opened)| {
-            opened.holders.iter().any(|holder| *holder != (pid, fd) && system.is_same_open(*holder, (pid, fd)))
-        });
-        if let Some((open_id, _)) = same {
+        let has_it = |open_id: &&u64| {
+            let opened = self.opened.get(*open_id);
+            let mut holders = opened.into_iter().flat_map(|opened| &opened.holders);
+            holders.any(|holder| *holder != (pid, fd) && system.is_same_open(*holder, (pid, fd)))
+        };
+        if let Some(open_id) = self.of_file.get(&file).into_iter().flatten().find(has_it) {
             return Some(*open_id);
         }
         let open_id = self.next_open;
@@ -181,7 +184,7 @@ impl Trees {
             let open = Open {
                 open_id,
                 how: if writes { OpenMode::Write } else { OpenMode::Read },
-                path: path.clone(),
+                path,
                 mode,
                 fd,
                 uid: known.uid,
@@ -191,15 +194,23 @@ impl Trees {
             events.push(event(known.key, known.mark, now_ns, EventKind::Open(open)));
         }
         let (mark, process) = (known.mark, known.key);
-        self.opened.insert(open_id, Opened { path, file, mark, process, outside, holders: Vec::new() });
+        self.of_file.entry(file).or_default().push(open_id);
+        self.opened.insert(open_id, Opened { file, mark, process, outside, holders: Vec::new() });
         Some(open_id)
     }
 
     fn end_files(&mut self, now: &Now, now_ns: u64, events: &mut Vec<Event>) {
-        let ended = self.opened.extract_if(|open_id, _| !now.opens.contains(open_id));
-        for (open_id, opened) in ended.filter(|(_, opened)| !opened.outside) {
+        for (open_id, opened) in self.opened.extract_if(|open_id, _| !now.opens.contains(open_id)) {
+            if let Some(opens) = self.of_file.get_mut(&opened.file) {
+                opens.retain(|other| *other != open_id);
+                if opens.is_empty() {
+                    self.of_file.remove(&opened.file);
+                }
+            }
+            if opened.outside {
+                continue;
+            }
             let close = Close { open_id, bytes_read: 0, bytes_written: 0, seen: false, mapped: false };
-            tracing::trace!(path = opened.path, "is not open any more");
             events.push(event(opened.process, opened.mark, now_ns, EventKind::Close(close)));
         }
         let of: HashMap<u32, _> = now.held.iter().map(|(key, held)| (key.pid, held)).collect();
