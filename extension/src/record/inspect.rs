@@ -6,10 +6,10 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::collect::linux::procfs::Proc;
-#[cfg(any(test, target_os = "linux"))]
+#[cfg(any(all(test, unix), target_os = "linux"))]
 use crate::collect::linux::procfs::Stat;
 pub(super) use crate::collect::linux::procfs::TICK_NS;
-#[cfg(any(test, target_os = "linux"))]
+#[cfg(any(all(test, unix), target_os = "linux"))]
 use crate::event::escape;
 use crate::event::{Exec, ProcessKey};
 use crate::identify::{Ask, VersionSource, file_name, script_candidates};
@@ -208,10 +208,10 @@ impl Machine for Sysinfo {
 }
 
 /// /proc of Linux.
-#[cfg(any(test, target_os = "linux"))]
+#[cfg(any(all(test, unix), target_os = "linux"))]
 pub(super) struct Procfs;
 
-#[cfg(any(test, target_os = "linux"))]
+#[cfg(any(all(test, unix), target_os = "linux"))]
 impl Machine for Procfs {
     fn standing(&self, pid: u32) -> Option<Standing> {
         let Stat { parent, start_ticks, ended, .. } = Proc::default().stat(pid)?;

@@ -19,6 +19,7 @@ const CONNECTED: u32 = 3;
 const CHOSEN: RangeInclusive<u16> = 32768..=60999;
 
 /// Ports that are given to sockets that did not ask for one.
+#[cfg(target_os = "linux")]
 pub(super) fn chosen_ports() -> RangeInclusive<u16> {
     let range = || {
         let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
