@@ -165,31 +165,34 @@ fn the_doctor_tries_the_programs_and_finds_the_recorder() {
 }
 
 #[test]
-fn without_root_and_recorder_one_line_says_what_is_missing() {
-    let test = "without_root_and_recorder_one_line_says_what_is_missing";
+fn without_root_and_recorder_one_line_says_how_it_is_recorded() {
+    let test = "without_root_and_recorder_one_line_says_how_it_is_recorded";
     // SAFETY: geteuid has no preconditions.
     if unsafe { libc::geteuid() } != 0 {
         return skipped(test, "only root can become an ordinary user");
     }
     let world = Everybodys::new();
-    let socket = world.tmp().join("socket");
-    let socket = socket.to_str().unwrap();
-    for arguments in [&["query", "SELECT 1"][..], &["shell"], &["run", "--socket", socket], &["demo"]] {
+    let (told, errors) = text(&world.run(&["demo"]));
+    assert!(told.is_empty() && errors.lines().count() == 1 && errors.contains("needs root"), "{told}{errors}");
+    let (told, _) = text(&world.run(&["doctor"]));
+    for line in [
+        "warning  collector   polling this user's processes, which sees less than eBPF (docs/platforms.md): eBPF needs root",
+        "warning  recorder    none runs: what needs one records by itself meanwhile, this user's processes alone; start one",
+        "unseen   programs    not tried: loading needs root",
+    ] {
+        assert!(told.contains(line), "{line}\n{told}");
+    }
+    assert!(is_empty(&world.tmp()));
+    for arguments in
+        [&["query", "SELECT DISTINCT mode FROM agent_collector WHERE event = 'exec'", "--csv"][..], &["shell"]]
+    {
         let output = world.run(arguments);
         let (told, errors) = text(&output);
-        assert!(!output.status.success() && told.is_empty(), "{arguments:?}: {told}");
-        assert!(errors.lines().count() == 1 && errors.contains("recording needs root"), "{arguments:?}: {errors}");
-        assert_eq!(errors.matches("recording needs root").count(), 1, "{errors}");
+        assert!(output.status.success(), "{arguments:?}: {errors}");
+        assert!(arguments == ["shell"] || told.lines().eq(["mode", "polling"]), "{told}");
+        assert!(errors.lines().count() == 1 && errors.contains("recording by polling"), "{arguments:?}: {errors}");
     }
-    let output = world.run(&["doctor"]);
-    let (told, _) = text(&output);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(
-        told.contains("FAILED   recorder    none that answers this user; start one: sudo agentquery run\n"),
-        "{told}"
-    );
-    assert!(told.contains("unseen   programs    not tried: loading needs root"), "{told}");
-    assert!(is_empty(&world.tmp()));
+    assert!(world.tmp().join(".local/state/agentquery/lock").exists());
 }
 
 #[test]

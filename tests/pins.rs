@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use agentquery::collect::{self, Collector, Interest, Kept, Place, Syscalls};
+use agentquery::collect::{self, Collector, Interest, Kept, Place, Syscalls, Wanted};
 use agentquery::event::EventKind;
 use libbpf_rs::{MapCore as _, MapFlags, MapHandle};
 use support::{Agent, BpfFs, Recorder, can_record, skipped};
@@ -25,7 +25,12 @@ fn program() -> (tempfile::TempDir, PathBuf) {
 
 fn start(folder: &Path, durable: Place) -> Box<dyn Collector> {
     let interest = Interest { literals: vec!["agentquery-pinned-test".into()], ..Interest::default() };
-    collect::start(&interest, Syscalls::Always, Some(Kept { folder, durable })).unwrap()
+    collect::start(
+        &interest,
+        Wanted { syscalls: Syscalls::Always, ..Wanted::default() },
+        Some(Kept { folder, durable }),
+    )
+    .unwrap()
 }
 
 /// Runs programs, and is no descendant of ours: what a recorder starts is muted.

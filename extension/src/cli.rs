@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentquery::collect::{self, DegradationReason, Syscalls};
+use agentquery::collect::{self, Choice, Syscalls, Wanted};
 use agentquery::config::{self, Config, NONE};
 use agentquery::front::{self, Front};
 use agentquery::history::{self, Retention};
@@ -45,7 +45,8 @@ const SOCKET: &str = "agentquery.em";
 
 /// SQL for what AI coding agents do on this machine.
 ///
-/// Shows which agents run, what they start, what they connect to and which files they touch. Recording needs root.
+/// Shows which agents run, what they start, what they connect to and which files they touch. Root records all of it; others
+/// what can be seen of their own processes.
 #[derive(Debug, Parser)]
 #[command(name = "agentquery", version, arg_required_else_help = true)]
 struct Cli {
@@ -61,7 +62,8 @@ struct Recording {
     /// File with settings [default: /etc/agentquery/config.yaml, when there is one]
     #[arg(long, global = true, value_name = "FILE", env = "AGENTQUERY_CONFIG")]
     config: Option<PathBuf>,
-    /// Directory of the recorder's lock and state [default: /var/lib/agentquery]
+    /// Directory of the recorder's lock and state [default: /var/lib/agentquery; of other users than root
+    /// `$XDG_STATE_HOME/agentquery`]
     #[arg(long, global = true, value_name = "DIR", env = "AGENTQUERY_STATE_DIR")]
     state_dir: Option<PathBuf>,
     /// File of the history, or none to hold finished rows in memory alone [default: history.duckdb in the directory of
@@ -75,6 +77,9 @@ struct Recording {
     /// Directory with further signatures of agents; may be given several times
     #[arg(long, global = true, value_name = "DIR")]
     signatures: Vec<PathBuf>,
+    /// What to record with: the best that there is (the default), eBPF, or polling, which needs no rights and sees less
+    #[arg(long, global = true, value_name = "WHAT")]
+    collector: Option<Collector>,
     /// When to hear system calls: from the first program that may be an agent on (the default), or always
     #[arg(long, global = true, value_name = "WHEN")]
     syscalls: Option<When>,
@@ -88,6 +93,23 @@ struct Recording {
 enum When {
     OnDemand,
     Always,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
+enum Collector {
+    Auto,
+    Ebpf,
+    Polling,
+}
+
+impl From<Collector> for Choice {
+    fn from(collector: Collector) -> Self {
+        match collector {
+            Collector::Auto => Self::Auto,
+            Collector::Ebpf => Self::Ebpf,
+            Collector::Polling => Self::Polling,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -299,16 +321,29 @@ impl Recording {
     /// What is to be recorded and where. The command line goes before the file.
     fn settings(&self, config: Config, socket: Option<PathBuf>) -> (Settings, Place) {
         let retention = retention(&config);
-        let state_dir = self.state_dir.clone().or(config.state_dir);
-        let beside = state_dir.as_ref().map_or_else(|| Path::new(SOCKET_DIR).into(), Clone::clone);
-        let place = Place {
-            socket: socket.or(config.socket).unwrap_or_else(|| beside.join(SOCKET)),
-            state_dir: state_dir.unwrap_or_else(|| STATE_DIR.into()),
+        let own = user_state_dir();
+        // The file's settings are of the machine's recorder: another user keeps nothing there.
+        let config =
+            if own.is_none() { config } else { Config { state_dir: None, database: None, pin: None, ..config } };
+        let given = self.state_dir.clone().or(config.state_dir);
+        let beside = given.as_ref().map_or_else(|| Path::new(SOCKET_DIR).into(), Clone::clone);
+        let machine = config.socket.unwrap_or_else(|| beside.join(SOCKET));
+        let state_dir = given.or_else(|| own.clone()).unwrap_or_else(|| STATE_DIR.into());
+        let place = match own {
+            None => Place { socket: socket.unwrap_or(machine), state_dir, machine: None },
+            Some(_) => {
+                Place { socket: socket.unwrap_or_else(|| state_dir.join(SOCKET)), state_dir, machine: Some(machine) }
+            }
         };
         let syscalls = match self.syscalls {
             Some(When::OnDemand) => Syscalls::OnDemand,
             Some(When::Always) => Syscalls::Always,
             None => config.syscalls.unwrap_or_default(),
+        };
+        let collector = Wanted {
+            choice: self.collector.map(Choice::from).or(config.collector).unwrap_or_default(),
+            syscalls,
+            interval: config.poll_interval_ms.map(|interval| Duration::from_millis(interval.into())),
         };
         let signature_dirs = [config::SIGNATURES.into()].into_iter().chain(config.signatures);
         let signature_dirs = signature_dirs.chain(self.signatures.iter().cloned()).collect();
@@ -320,7 +355,7 @@ impl Recording {
         // Without a history it is not known how far the last recorder came.
         let pins = pin.filter(|folder| folder != Path::new(NONE) && history.is_some());
         let packs = Some(place.state_dir.join(packs::DIRECTORY));
-        (Settings { syscalls, signature_dirs, packs, history, pins, ..Settings::default() }, place)
+        (Settings { collector, signature_dirs, packs, history, pins, ..Settings::default() }, place)
     }
 
     /// The configuration, or the one without a file and what is wrong with the file.
@@ -361,6 +396,17 @@ fn retention(config: &Config) -> Retention {
         seconds: config.retention_days.map_or(usual.seconds, |days| i64::from(days) * 24 * 3600),
         bytes: config.retention_bytes.unwrap_or(usual.bytes),
     }
+}
+
+/// Where a user who is not root keeps what it records (<https://specifications.freedesktop.org/basedir/latest/>).
+fn user_state_dir() -> Option<PathBuf> {
+    if is_root() {
+        return None;
+    }
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
+    // Without a home --state-dir is needed, as the failure says.
+    Some(state.map_or_else(|| STATE_DIR.into(), |state| state.join("agentquery")))
 }
 
 fn is_root() -> bool {
@@ -445,7 +491,12 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
             let (config, fault) = recording.config_or_fault();
             let (settings, place) = recording.settings(config, None);
             let signature_dirs = packs::with_own(settings.packs.as_deref(), &settings.signature_dirs);
-            let subject = doctor::Subject { place: &place, signature_dirs: &signature_dirs, fault };
+            let subject = doctor::Subject {
+                place: &place,
+                signature_dirs: &signature_dirs,
+                choice: settings.collector.choice,
+                fault,
+            };
             Ok(doctor::run(&subject, json)?)
         }
         Command::Install(installing) => Ok(install::install(&installing.into(), &mut |step| println!("{step}"))?),
@@ -520,9 +571,6 @@ fn run_export(recording: &Recording, connect: &Connect, options: &export::Option
 }
 
 fn serve(recording: &Recording, socket: Option<PathBuf>) -> anyhow::Result<()> {
-    if !is_root() {
-        return Err(DegradationReason::NotPrivileged.into());
-    }
     let stop = Stop::default();
     stop.on_signals()?;
     let sensor = recording.sensor(socket, Standby::Ready)?;
@@ -575,6 +623,9 @@ mod tests {
 
     #[test]
     fn the_command_line_goes_before_the_file() {
+        if !is_root() {
+            return; // the places of others are their own
+        }
         let line = |rest: &[&str]| {
             let cli = Cli::try_parse_from([&["agentquery", "run"], rest].concat()).unwrap();
             let config = Config {
@@ -589,15 +640,15 @@ mod tests {
             cli.recording.settings(config, socket)
         };
         let (settings, place) = line(&[]);
-        assert_eq!(settings.syscalls, Syscalls::Always);
+        assert_eq!(settings.collector.syscalls, Syscalls::Always);
         assert_eq!(settings.signature_dirs, [Path::new(config::SIGNATURES), Path::new("/file")]);
-        assert_eq!(place, Place { state_dir: "/state".into(), socket: "/state/agentquery.em".into() });
+        assert_eq!(place, Place { state_dir: "/state".into(), socket: "/state/agentquery.em".into(), machine: None });
         let kept = settings.history.unwrap();
         assert_eq!((kept.path.as_path(), kept.retention.seconds), (Path::new("/state/history.duckdb"), 2 * 86400));
         assert_eq!(line(&["--database", "none"]).0.history, None);
         let (settings, place) = line(&["--syscalls", "on_demand", "--state-dir", "/s", "--socket", "/x"]);
-        assert_eq!(settings.syscalls, Syscalls::OnDemand);
-        assert_eq!(place, Place { state_dir: "/s".into(), socket: "/x".into() });
+        assert_eq!(settings.collector.syscalls, Syscalls::OnDemand);
+        assert_eq!(place, Place { state_dir: "/s".into(), socket: "/x".into(), machine: None });
     }
 
     #[test]

@@ -5,6 +5,9 @@
 
 pub mod latency;
 pub mod linux;
+pub mod polling;
+#[cfg(any(test, not(target_os = "linux")))]
+pub mod sysinfo;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -20,6 +23,8 @@ use crate::record::Probe;
 pub enum DegradationReason {
     /// Not root, or without the capabilities that eBPF needs.
     NotPrivileged,
+    /// The settings ask for another one.
+    Chosen,
     /// The kernel carries no BTF (`/sys/kernel/btf/vmlinux`).
     NoBtf,
     /// No collector for this system or processor.
@@ -34,11 +39,12 @@ impl fmt::Display for DegradationReason {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotPrivileged => {
-                out.write_str("recording needs root: start it with sudo, or ask a running recorder with --connect")
+                out.write_str("eBPF needs root: start it with sudo, or ask a running recorder with --connect")
             }
+            Self::Chosen => out.write_str("the settings say collector: polling"),
             Self::NoBtf => out
                 .write_str("the kernel has no BTF (/sys/kernel/btf/vmlinux): use one built with CONFIG_DEBUG_INFO_BTF"),
-            Self::UnsupportedSystem => out.write_str("there is no collector for this system and processor"),
+            Self::UnsupportedSystem => out.write_str("there is no collector of events for this system and processor"),
             Self::PidNamespace => {
                 out.write_str("not in the initial pid namespace: run the recorder on the host, not in a container")
             }
@@ -57,6 +63,30 @@ pub struct CollectError {
     pub what: &'static str,
     /// Why it failed.
     pub source: std::io::Error,
+}
+
+/// Which collector is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Choice {
+    /// The best that there is.
+    #[default]
+    Auto,
+    /// eBPF or none.
+    Ebpf,
+    /// The one that asks again and again, which needs no rights.
+    Polling,
+}
+
+/// What a collector is told when it is started.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wanted {
+    /// Which one.
+    pub choice: Choice,
+    /// When eBPF hears system calls.
+    pub syscalls: Syscalls,
+    /// Between two looks of the one that polls, while an agent lives.
+    pub interval: Option<Duration>,
 }
 
 /// When the hook on system calls is attached.
@@ -105,6 +135,16 @@ pub trait Collector {
     /// How far it has read.
     fn place(&self) -> Place {
         Place::default()
+    }
+
+    /// Whether events come to it by themselves, and have to be fetched while there is room for them.
+    fn is_fed(&self) -> bool {
+        true
+    }
+
+    /// Whether it sees every operation on files, and all that goes over connections. Without that they are not counted.
+    fn counts(&self) -> bool {
+        true
     }
 
     /// The events of all drains so far are recorded. Up to the place `durable` the system may forget them; without one,
@@ -185,7 +225,16 @@ pub fn boot_ns() -> u64 {
     #[cfg(target_os = "linux")]
     return linux::ebpf::boot_ns();
     #[cfg(not(target_os = "linux"))]
-    0
+    sysinfo::boot_ns()
+}
+
+/// Tells this start of the machine from others.
+#[must_use]
+pub fn boot_id() -> String {
+    #[cfg(target_os = "linux")]
+    return std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+    #[cfg(not(target_os = "linux"))]
+    sysinfo::boot_id()
 }
 
 /// The TCP ports that are listened on where this process is, in its network namespace.
@@ -215,11 +264,35 @@ pub struct Kept<'a> {
     pub durable: Place,
 }
 
-/// The best collector that loads here, which ends with this recorder when nothing is to be kept.
+/// The best collector that loads here, or the one that is asked for. It ends with this recorder when nothing is to be kept.
 ///
 /// # Errors
 /// The reason why there is none.
 pub fn start(
+    interest: &Interest,
+    wanted: Wanted,
+    kept: Option<Kept<'_>>,
+) -> Result<Box<dyn Collector>, DegradationReason> {
+    let why = match wanted.choice {
+        Choice::Polling => DegradationReason::Chosen,
+        Choice::Ebpf => return events(interest, wanted.syscalls, kept),
+        Choice::Auto => match events(interest, wanted.syscalls, kept) {
+            Ok(collector) => return Ok(collector),
+            Err(reason) => {
+                tracing::warn!("recording by polling, which sees less (docs/platforms.md): {reason}");
+                reason
+            }
+        },
+    };
+    #[cfg(target_os = "linux")]
+    let system = linux::look::Look::default();
+    #[cfg(not(target_os = "linux"))]
+    let system = sysinfo::Look::default();
+    Ok(Box::new(polling::PollingCollector::new(system, interest, wanted.interval, Some(why.to_string()))))
+}
+
+/// The collector to which the system tells what happens.
+fn events(
     interest: &Interest,
     syscalls: Syscalls,
     kept: Option<Kept<'_>>,

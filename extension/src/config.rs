@@ -11,7 +11,7 @@ use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 
-use crate::collect::Syscalls;
+use crate::collect::{Choice, Syscalls};
 use crate::packs;
 use crate::trust::{self, TrustError};
 use crate::yaml;
@@ -26,7 +26,9 @@ pub const SIGNATURES: &str = "/etc/agentquery/signatures";
 pub const NONE: &str = "none";
 
 /// The keys of the file, in the order in which they are shown.
-pub const KEYS: [&str; 9] = [
+pub const KEYS: [&str; 11] = [
+    "collector",
+    "poll_interval_ms",
     "syscalls",
     "signatures",
     "state_dir",
@@ -48,6 +50,11 @@ const LEAST_BYTES: u64 = 16 << 20;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// What records: `auto`, `ebpf` or `polling`.
+    pub collector: Option<Choice>,
+    /// Milliseconds between two looks of the collector that polls.
+    #[serde(deserialize_with = "interval")]
+    pub poll_interval_ms: Option<u32>,
     /// When the hook on system calls is attached: `on_demand` or `always`.
     pub syscalls: Option<Syscalls>,
     /// Directories with signatures of one's own.
@@ -148,6 +155,15 @@ fn keys<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Er
     match keys.iter().find(|key| !packs::is_key(key)) {
         Some(key) => Err(D::Error::custom(format!("{key:?} is no public key of minisign, which begins with RW"))),
         None => Ok(keys),
+    }
+}
+
+fn interval<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    match Option::<u32>::deserialize(deserializer)? {
+        Some(interval) if !(100..=60_000).contains(&interval) => {
+            Err(D::Error::custom(format!("{interval} milliseconds: from 100 to 60000")))
+        }
+        interval => Ok(interval),
     }
 }
 
@@ -281,11 +297,13 @@ mod tests {
     #[test]
     fn what_it_says() {
         let config = read(
-            "syscalls: always\nsignatures:\n  - /etc/x\nstate_dir: /s\nsocket: /r/a.em\n\
+            "collector: polling\npoll_interval_ms: 250\nsyscalls: always\nsignatures:\n  - /etc/x\nstate_dir: /s\nsocket: /r/a.em\n\
                            database: /d/h.duckdb\nretention_days: 7\nretention_bytes: 100000000\n",
         )
         .unwrap();
         let expected = Config {
+            collector: Some(Choice::Polling),
+            poll_interval_ms: Some(250),
             syscalls: Some(Syscalls::Always),
             signatures: vec!["/etc/x".into()],
             state_dir: Some("/s".into()),
@@ -318,6 +336,8 @@ mod tests {
             ("signatures: [/a, b]", "1:", "b is not an absolute path"),
             ("database: history.duckdb", "1:11: ", "absolute"),
             ("pack_keys: [RWkey]", "1:", "is no public key of minisign"),
+            ("collector: etw", "1:12: ", "etw"),
+            ("poll_interval_ms: 20", "1:19: ", "from 100 to 60000"),
             ("retention_days: 0", "1:17: ", "from 1 to 36500"),
             ("retention_days: -1", "1:17: ", ""),
             ("retention_days: a week", "1:17: ", ""),

@@ -35,7 +35,7 @@ const STEP: Duration = Duration::from_millis(50);
 pub enum Error {
     /// Nobody records, and this user may not.
     #[error(
-        "nobody records here, and recording needs root: start a recorder with `sudo agentquery run`, or try `sudo agentquery demo`"
+        "nobody records here, and what the demo shows needs root: start a recorder with `sudo agentquery run`, or try `sudo agentquery demo`"
     )]
     NobodyRecords,
     /// The recorder ended.

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::collect::DegradationReason;
+use crate::collect::{Choice, DegradationReason};
 use crate::enrich::Meaning;
 use crate::identify::Catalogue;
 use crate::lock::Place;
@@ -80,6 +80,8 @@ pub struct Subject<'a> {
     pub place: &'a Place,
     /// Directories with signatures of one's own.
     pub signature_dirs: &'a [PathBuf],
+    /// Which collector the settings ask for.
+    pub choice: Choice,
     /// What is wrong with the configuration.
     pub fault: Option<String>,
 }
@@ -120,7 +122,7 @@ fn write(checks: &[Check], json: bool, out: &mut dyn Write) -> io::Result<()> {
 /// The sockets on which a recorder of this machine may answer: that of whoever has the lock, and the usual one.
 fn sockets(place: &Place) -> Vec<PathBuf> {
     let held = place.holder().map(|holder| holder.socket).filter(|socket| *socket != place.socket);
-    held.into_iter().chain([place.socket.clone()]).collect()
+    held.into_iter().chain([place.socket.clone()]).chain(place.machine.clone()).collect()
 }
 
 /// The first of those sockets that is answered on.
@@ -139,9 +141,11 @@ fn examine(subject: &Subject<'_>) -> Vec<Check> {
     let recorders = recorders(subject.place);
     // Whoever can ask a recorder need not be able to record.
     let answered = recorders.iter().any(|check| check.name == "recorder" && check.state == State::Ok);
-    let needed = if answered { State::Warning } else { State::Failed };
+    // And whoever has no eBPF can poll.
+    let needed = State::Warning;
     let mut checks = vec![check("version", State::Ok, env!("CARGO_PKG_VERSION")), system(needed), rights(needed)];
     checks.extend(kernel(needed));
+    checks.push(collector(&checks, answered, subject.choice));
     checks.extend(recorders);
     checks.extend(subject.fault.as_ref().map(|fault| check("config", State::Failed, fault)));
     checks.extend(signatures(subject.signature_dirs));
@@ -151,6 +155,27 @@ fn examine(subject: &Subject<'_>) -> Vec<Check> {
     checks.push(open_sockets());
     checks
 }
+
+/// What a recorder that is started by this user would record with.
+fn collector(checks: &[Check], answered: bool, choice: Choice) -> Check {
+    let missing = checks.iter().find(|check| check.state != State::Ok && EVENTS.contains(&check.name));
+    let why = match (choice, missing) {
+        (Choice::Polling, _) => DegradationReason::Chosen.to_string(),
+        (_, None) if is_root() => return check("collector", State::Ok, "eBPF"),
+        (_, None | Some(_)) if !is_root() => DegradationReason::NotPrivileged.to_string(),
+        (_, missing) => missing.map(|check| format!("{}: {}", check.name, check.what)).unwrap_or_default(),
+    };
+    if choice == Choice::Ebpf {
+        let state = if answered { State::Warning } else { State::Failed };
+        return check("collector", state, format!("none, for the settings say collector: ebpf: {why}"))
+            .mend("say collector: auto");
+    }
+    let whose = if is_root() { "" } else { " this user's processes" };
+    check("collector", State::Warning, format!("polling{whose}, which sees less than eBPF (docs/platforms.md): {why}"))
+}
+
+/// What eBPF needs, by the names of the checks.
+const EVENTS: [&str; 5] = ["system", "rights", "btf", "namespace", "program"];
 
 fn first_line(path: &str) -> Option<String> {
     let text = std::fs::read_to_string(path).ok()?;
@@ -172,7 +197,11 @@ fn rights(needed: State) -> Check {
     if !is_root() {
         // SAFETY: geteuid has no preconditions.
         let uid = unsafe { libc::geteuid() };
-        return check("rights", State::Ok, format!("an ordinary user (uid {uid}): can ask a recorder, and not record"));
+        return check(
+            "rights",
+            State::Ok,
+            format!("an ordinary user (uid {uid}): can ask a recorder, and record its own processes by polling"),
+        );
     }
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     match status.lines().find_map(|line| line.strip_prefix("CapEff:")).map(|mask| can_load(mask.trim())) {
@@ -237,10 +266,12 @@ fn kernel(needed: State) -> Vec<Check> {
 fn recorders(place: &Place) -> Vec<Check> {
     let mut checks: Vec<Check> = sockets(place).iter().filter_map(|path| recorder_at(path)).collect();
     if checks.is_empty() {
+        let what = "none runs: what needs one records by itself meanwhile";
         checks.push(if is_root() {
-            check("recorder", State::Ok, "none runs: what needs one records by itself meanwhile")
+            check("recorder", State::Ok, what)
         } else {
-            check("recorder", State::Failed, "none that answers this user").mend("start one: sudo agentquery run")
+            check("recorder", State::Warning, format!("{what}, this user's processes alone"))
+                .mend("start one for all: sudo agentquery run")
         });
     }
     checks

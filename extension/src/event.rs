@@ -44,8 +44,8 @@ pub enum EventKind {
     Fork(Fork),
     /// The process replaced its program.
     Exec(Box<Exec>),
-    /// The last thread of the process ended.
-    Exit(Exit),
+    /// The last thread of the process ended; how, where that is known.
+    Exit(Option<Exit>),
     /// A file was opened.
     Open(Open),
     /// An opened file came to its end.
@@ -82,13 +82,13 @@ pub struct Exec {
     pub gid: u32,
     /// Controlling terminal, such as `pts/0`; empty when there is none.
     pub tty: String,
-    /// Id of the control group in the unified hierarchy.
+    /// Tells one control group from another: its id in the unified hierarchy, where the collector has that.
     pub cgroup_id: u64,
     /// Inode of the mount namespace.
     pub mount_ns: u32,
     /// Path of the image that runs.
     pub path: String,
-    /// The name as passed to `execve`.
+    /// The name as passed to `execve`; empty where it is not known.
     pub exec_path: String,
     /// Working directory.
     pub cwd: String,
@@ -283,7 +283,7 @@ pub enum Step {
     FlowEnd,
     /// The last reference to a UDP or UNIX socket went.
     End,
-    /// It was there before recording began.
+    /// It was there when the collector looked, before recording began or since.
     Found(TcpState),
     /// A TCP connection has ended, but its process still has the socket, and may read what came before. `Close` follows.
     Held,
@@ -308,7 +308,7 @@ pub struct Connection {
     pub remote: std::net::SocketAddr,
     /// Path of a UNIX socket, or `@` and its abstract name.
     pub path: Option<String>,
-    /// Of a UNIX socket that was found: this end connected.
+    /// Of a socket that was found: this end connected.
     pub connected: bool,
     /// Process at the other end of a UNIX socket; 0 when not known.
     pub remote_pid: u32,

@@ -126,6 +126,10 @@ fn show_running(history: &History, store: &Store) -> Result<(), HistoryError> {
 /// The recorder of that place.
 fn recorder(place: &Place) -> Source {
     let source = Source::default();
+    if let Some(client) = place.machine.as_deref().map(Client::new).filter(Client::answers) {
+        source.set(Ok(Rows::There(client)));
+        return source;
+    }
     let socket = place.holder().map_or_else(|| place.socket.clone(), |holder| holder.socket);
     source.set(Ok(Rows::There(Client::new(&socket))));
     source

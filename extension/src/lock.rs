@@ -18,6 +18,8 @@ pub struct Place {
     pub state_dir: PathBuf,
     /// The socket.
     pub socket: PathBuf,
+    /// Of a user who records for himself: where the machine's recorder answers, which knows more.
+    pub machine: Option<PathBuf>,
 }
 
 /// The right to record, until it is dropped.
@@ -137,7 +139,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     fn place(folder: &Path) -> Place {
-        Place { state_dir: folder.join("state"), socket: folder.join("agentquery.em") }
+        Place { state_dir: folder.join("state"), socket: folder.join("agentquery.em"), machine: None }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::collect::{self, CollectError, Collector, DegradationReason, Kept, Syscalls};
+use crate::collect::{self, CollectError, Collector, DegradationReason, Kept, Wanted};
 use crate::history;
 use crate::inside::Mounts;
 use crate::record::{Boot, Engine, Store};
@@ -27,8 +27,8 @@ const IDLE: Duration = Duration::from_millis(250);
 /// What a recorder can be told.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
-    /// When system calls are seen.
-    pub syscalls: Syscalls,
+    /// What collects, and how.
+    pub collector: Wanted,
     /// Folders with signatures of one's own, which override the ones of the same name that are compiled in.
     pub signature_dirs: Vec<PathBuf>,
     /// Where packs of signatures were installed, which hold between those that are compiled in and one's own.
@@ -74,7 +74,7 @@ impl Recorder {
         let loaded = sources.load(&Loaded::default());
         let watch = Watch::start(sources, (loaded.clone(), seen), Arc::clone(&settings.reload));
         let (watch, changes) = watch.map_err(Error::Thread)?;
-        let (syscalls, pins) = (settings.syscalls, settings.pins.clone());
+        let (wanted, pins) = (settings.collector, settings.pins.clone());
         let store = Arc::new(Store::default());
         store.update(|state| state.faults.clone_from(&settings.faults));
         let boot = boot();
@@ -92,7 +92,7 @@ impl Recorder {
                 // The collector is made in the thread that uses it: a thread born later would miss its mark as our own.
                 let durable = store.durable().unwrap_or_default();
                 let kept = pins.as_deref().map(|folder| Kept { folder, durable });
-                let mut collector = match collect::start(&loaded.interest(), syscalls, kept) {
+                let mut collector = match collect::start(&loaded.interest(), wanted, kept) {
                     Ok(collector) => collector,
                     Err(reason) => {
                         let _ = ready.send(Err(reason));
@@ -102,6 +102,7 @@ impl Recorder {
                 store.set_probe(collector.probe());
                 let Loaded { catalogue, meaning } = loaded;
                 let mut engine = Engine::new(Arc::clone(&store), catalogue, meaning, boot).above(floor);
+                engine = engine.counting(collector.counts());
                 {
                     let _whole = store.whole();
                     if collector.resumes() {
@@ -167,7 +168,7 @@ fn record(
     let mut events = Vec::new();
     let mut leftovers = collector.resumes();
     while !stop.load(Ordering::Relaxed) {
-        let wait = if engine.agents_live() > 0 { BUSY } else { IDLE };
+        let wait = if engine.agents_live() > 0 && collector.is_fed() { BUSY } else { IDLE };
         collector.drain(wait, &mut events)?;
         if leftovers && events.is_empty() {
             collector.keep_marks(&engine.marks());
@@ -202,8 +203,7 @@ fn go_first() {
 }
 
 fn boot() -> Boot {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    Boot { id: id.trim().to_owned(), mounts: Mounts::find() }
+    Boot { id: collect::boot_id(), mounts: Mounts::find() }
 }
 
 #[cfg(test)]

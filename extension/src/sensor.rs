@@ -84,9 +84,8 @@ struct Sensing {
 
 impl Sensing {
     fn run(&self) {
-        // SAFETY: geteuid has no preconditions.
-        if unsafe { libc::geteuid() } != 0 {
-            self.source.set(Ok(Rows::There(Client::new(&self.place.socket))));
+        if let Some(client) = self.machine() {
+            self.source.set(Ok(Rows::There(client)));
             return;
         }
         let mut pause = AFTER_FAILURE;
@@ -97,13 +96,23 @@ impl Sensing {
                 Err(error) => Err(error.to_string()),
             };
             let Err(reason) = ended else { return };
-            tracing::error!(%reason, "nothing is recorded");
+            match self.standby {
+                Standby::Ready => tracing::error!(%reason, "nothing is recorded"),
+                // Its question says so.
+                Standby::Reluctant => tracing::debug!(%reason, "nothing is recorded"),
+            }
             self.source.set(Err(format!("agentquery records nothing: {reason}")));
             if self.stop.wait(pause) {
                 return;
             }
             pause = (pause * 2).min(AFTER_FAILURES);
         }
+    }
+
+    /// The machine's recorder, for one who asks and could record its own processes alone.
+    fn machine(&self) -> Option<Client> {
+        let client = Client::new(self.place.machine.as_deref().filter(|_| self.standby == Standby::Reluctant)?);
+        client.answers().then_some(client)
     }
 
     /// The lock, as soon as it is free; until then whoever has it is asked. None when the program ends.

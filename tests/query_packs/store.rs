@@ -157,8 +157,8 @@ pub fn go_on(store: &Store, steps: i64) {
             processes: 1 + steps,
             processes_total: 5 + steps,
             connections_total: 7 + steps,
-            bytes_sent: 1000 + steps,
-            files_read: steps,
+            bytes_sent: Some(1000 + steps),
+            files_read: Some(steps),
             ..AgentRow::default()
         };
         let parent = AgentRow { agent_id: LIVE - 1, pid: 90, parent_agent_id: None, uid: 0, ..agent.clone() };

@@ -83,6 +83,11 @@ impl Recorder {
         recorder
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Where its lock is.
     pub fn state_dir(&self) -> PathBuf {
         self.folder.path().join("state")

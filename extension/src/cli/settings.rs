@@ -3,7 +3,8 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use agentquery::collect::Syscalls;
+use agentquery::collect::polling;
+use agentquery::collect::{Choice, Syscalls};
 use agentquery::config::{self, KEYS, NONE, Source};
 use agentquery::trust;
 use anyhow::anyhow;
@@ -74,7 +75,13 @@ pub(super) fn unless_closed(written: io::Result<()>) -> io::Result<()> {
 fn value(key: &str, recording: &Recording, source: &Source) -> String {
     let (settings, place) = recording.settings(source.config.clone(), None);
     match key {
-        "syscalls" => match settings.syscalls {
+        "collector" => match settings.collector.choice {
+            Choice::Auto => "auto".to_owned(),
+            Choice::Ebpf => "ebpf".to_owned(),
+            Choice::Polling => "polling".to_owned(),
+        },
+        "poll_interval_ms" => settings.collector.interval.unwrap_or(polling::INTERVAL).as_millis().to_string(),
+        "syscalls" => match settings.collector.syscalls {
             Syscalls::OnDemand => "on_demand".to_owned(),
             Syscalls::Always => "always".to_owned(),
         },
@@ -119,6 +126,8 @@ fn origin(key: &str, recording: &Recording, matches: &ArgMatches, source: &Sourc
 fn value_is_set(key: &str, source: &Source) -> bool {
     let config = &source.config;
     match key {
+        "collector" => config.collector.is_some(),
+        "poll_interval_ms" => config.poll_interval_ms.is_some(),
         "syscalls" => config.syscalls.is_some(),
         "signatures" => !config.signatures.is_empty(),
         "state_dir" => config.state_dir.is_some(),
@@ -160,11 +169,19 @@ mod tests {
 
     #[test]
     fn each_setting_says_where_it_comes_from() {
+        if !super::super::is_root() {
+            return; // the places of others are their own
+        }
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.yaml");
-        std::fs::write(&file, "# ours\nstate_dir: /s t\nsignatures:\n  - /sig\nretention_bytes: 64MiB\nsocket:\n")
-            .unwrap();
+        std::fs::write(
+            &file,
+            "# ours\nstate_dir: /s t\nsignatures:\n  - /sig\nretention_bytes: 64MiB\nsocket:\npoll_interval_ms: 250\n",
+        )
+        .unwrap();
         let expected = [
+            "collector: auto # default",
+            "poll_interval_ms: 250 # FILE:7",
             "syscalls: always # --syscalls",
             "signatures: [/sig, /more] # FILE:3 and --signatures",
             "state_dir: \"/s t\" # FILE:2",
@@ -179,6 +196,8 @@ mod tests {
         assert_eq!(shown(&file, &arguments), expected);
         std::fs::write(&file, "pin: none\n").unwrap();
         let expected = [
+            "collector: polling # --collector",
+            "poll_interval_ms: 500 # default",
             "syscalls: on_demand # default",
             "signatures: [] # default",
             "state_dir: /var/lib/agentquery # default",
@@ -189,7 +208,7 @@ mod tests {
             "retention_bytes: 1073741824 # default",
             "pack_keys: [] # default",
         ];
-        assert_eq!(shown(&file, &[]), expected);
+        assert_eq!(shown(&file, &["--collector", "polling"]), expected);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Linux: eBPF. The programs are in `bpf/`, their records in `bpf/event.h`.
 //!
-//! [`decode`] and [`procfs`] are pure and compiled on every system; `ebpf` loads and attaches, `uring` says whether what is
+//! [`decode`], [`procfs`] and `sockets` are pure and compiled on every system; `look` is `/proc` for the collector that polls,
+//! which needs no eBPF; `ebpf` loads and attaches, `uring` says whether what is
 //! asked of `io_uring` can be seen, `ring` reads, `adopt` asks
 //! for what ran before, `pins` keeps it all for the next recorder.
 
@@ -14,10 +15,14 @@ pub mod decode;
 #[cfg(target_os = "linux")]
 pub mod ebpf;
 #[cfg(target_os = "linux")]
+pub mod look;
+#[cfg(target_os = "linux")]
 pub mod pins;
 pub mod procfs;
 #[cfg(target_os = "linux")]
 mod ring;
+#[cfg(any(test, target_os = "linux"))]
+mod sockets;
 #[cfg(target_os = "linux")]
 pub mod trial;
 #[cfg(target_os = "linux")]

@@ -126,6 +126,12 @@ impl Client {
         Ok(OwnedFd::from(socket).into())
     }
 
+    /// Whether somebody answers there.
+    #[must_use]
+    pub fn answers(&self) -> bool {
+        self.ping().is_ok()
+    }
+
     pub(super) fn ping(&self) -> Result<(), ClientError> {
         accepted(Some(self.call(ExtensionManagerSyncClient::ping)?))
     }

@@ -171,7 +171,7 @@ impl Source {
                 return Err(match error {
                     ClientError::Connect { path, source } => {
                         format!(
-                            "no recorder answers on {} ({source}), and recording needs root: sudo agentquery run",
+                            "no recorder answers on {} ({source}): start one with sudo agentquery run",
                             path.display()
                         )
                     }

@@ -103,7 +103,7 @@ impl Connections {
             (Step::FlowEnd, _) => self.end_flow(step, &mut context),
             (Step::End, _) => self.end(step, &mut context),
             (Step::Held, _) => self.close(step, &mut context),
-            (Step::Found(_), _) => false,
+            (Step::Found(_), _) => self.adopt(step, None, !step.connected, context),
         }
     }
 

@@ -15,7 +15,7 @@ use super::Store;
 use super::clock::{Clock, unix_ns};
 use super::connections::Connections;
 use super::files::{self, Files};
-use super::inspect::{Machine, Procfs};
+use super::inspect::Machine;
 use super::names::Names;
 use super::rows::{AgentRow, Identity, ProcessRow};
 use crate::collect::Collector;
@@ -104,6 +104,8 @@ pub struct Engine {
     machine: Box<dyn Machine>,
     absences: Absences,
     discarded: u64,
+    /// The collector sees all that is counted of files and bytes.
+    counts: bool,
 }
 
 impl Engine {
@@ -132,9 +134,10 @@ impl Engine {
             files: Files::default(),
             connections: Connections::default(),
             names: Names::default(),
-            machine: Box::new(Procfs),
+            machine: inspect::machine(),
             absences: Absences::default(),
             discarded: 0,
+            counts: true,
         }
     }
 
@@ -144,6 +147,12 @@ impl Engine {
         let clock = Clock::new(eid);
         self.store.update(|state| state.eids = clock.eids());
         Self { clock, ..self }
+    }
+
+    /// The same, for a collector that sees only some of what is counted ([`Collector::counts`]).
+    #[must_use]
+    pub fn counting(self, counts: bool) -> Self {
+        Self { counts, ..self }
     }
 
     /// How many instances have a living process.
@@ -199,7 +208,7 @@ impl Engine {
             EventKind::Name(name) => self.name(event, name),
             EventKind::Close(close) => {
                 let time_ns = self.clock.unix(event.boot_ns);
-                let known = self.files.close(close, time_ns, &mut self.clock, &self.store);
+                let known = self.files.close(close, self.counts, time_ns, &mut self.clock, &self.store);
                 self.discarded += u64::from(!known);
             }
             EventKind::Request(Request::Result { request_id, done }) => {
@@ -247,6 +256,7 @@ impl Engine {
             catalogue: &self.catalogue,
             meaning: &self.meaning,
             names: &self.names,
+            counts: self.counts,
         };
         let published = take(&mut self.files, &mut self.connections, context);
         self.discarded += u64::from(!published);
@@ -458,7 +468,7 @@ impl Engine {
             processes_total: 1,
             unexpected_connections: signature.judges_endpoints().then_some(0),
             ns_pid: Some(exec.ns_pid.into()),
-            ..AgentRow::default()
+            ..AgentRow::counting(self.counts)
         };
         let home = project.unwrap_or_else(|| exec.cwd.clone());
         let instance = Instance {
@@ -519,7 +529,7 @@ impl Engine {
             parent: Some(exec.parent.into()),
             name: name_of(&exec.path),
             path: Some(exec.path.as_str().into()),
-            exec_path: Some(exec.exec_path.as_str().into()),
+            exec_path: (!exec.exec_path.is_empty()).then(|| exec.exec_path.as_str().into()),
             cmdline: Some(self.cmdline(exec)),
             cwd: Some(exec.cwd.as_str().into()),
             uid: Some(exec.uid.into()),
@@ -593,14 +603,14 @@ impl Engine {
         instance.changed = true;
     }
 
-    fn exit(&mut self, event: &Event, exit: Exit, collector: &mut dyn Collector) {
+    fn exit(&mut self, event: &Event, exit: Option<Exit>, collector: &mut dyn Collector) {
         let known = self.processes.get(&event.process.pid).is_some_and(|process| process.key == event.process);
         let Some(process) = known.then(|| self.processes.remove(&event.process.pid)).flatten() else {
             self.discarded += 1;
             return;
         };
         let time_ns = self.clock.unix(event.boot_ns);
-        self.end(&process, time_ns, Some(exit), collector);
+        self.end(&process, time_ns, exit, collector);
     }
 
     /// A process ended; without an exit that is known from its absence.
@@ -690,6 +700,8 @@ pub(super) struct Context<'a> {
     pub catalogue: &'a Catalogue,
     pub meaning: &'a Meaning,
     pub names: &'a Names,
+    /// Bytes are counted.
+    pub counts: bool,
 }
 
 /// From an instance's first exec to the moment since which all of it is seen; `None` while it is not.

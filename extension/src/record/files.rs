@@ -7,7 +7,7 @@ use super::Store;
 use super::clock::Clock;
 use super::engine::{Context, Instance};
 use super::inspect;
-use super::rows::{AgentRow, FileOpRow, Identity, OpenFileRow};
+use super::rows::{AgentRow, FileOpRow, Identity, OpenFileRow, add};
 use crate::enrich::resolve::{Source, resolve};
 use crate::enrich::{Meaning, project};
 use crate::event::{CallPath, Change, ChangeKind, Close, Open, OpenMode};
@@ -114,16 +114,23 @@ impl Files {
         }
     }
 
-    /// An open ended. False when the open was noise.
-    pub(super) fn close(&mut self, close: &Close, time_ns: i64, clock: &mut Clock, store: &Store) -> bool {
+    /// An open ended; what went through it was counted, or not. False when the open was noise.
+    pub(super) fn close(
+        &mut self,
+        close: &Close,
+        counts: bool,
+        time_ns: i64,
+        clock: &mut Clock,
+        store: &Store,
+    ) -> bool {
         let Some(opened) = self.open.remove(&close.open_id) else { return false };
         // What was mapped before recording began is not known.
         let adopted = self.adopted.remove(&close.open_id);
         let writable = opened.operation != operation(OpenMode::Read);
-        let mmap_write = if close.mapped { Some(true) } else { (writable && !adopted).then_some(false) };
+        let mmap_write = if close.mapped { Some(true) } else { (writable && !adopted && counts).then_some(false) };
         let source = if close.seen { "seen" } else { "inferred" };
         let opened = FileOpRow { mmap_write, ..opened };
-        end(opened, Some((close.bytes_read, close.bytes_written)), source, time_ns, clock, store);
+        end(opened, counts.then_some((close.bytes_read, close.bytes_written)), source, time_ns, clock, store);
         true
     }
 
@@ -240,12 +247,12 @@ impl Files {
 /// What a change adds to the counts of its instance.
 pub(super) fn count(kind: ChangeKind, instance: &mut Instance) {
     match kind {
-        ChangeKind::Delete => instance.row.files_deleted += 1,
-        ChangeKind::Open(OpenMode::Read) => instance.row.files_read += 1,
+        ChangeKind::Delete => add(&mut instance.row.files_deleted, 1),
+        ChangeKind::Open(OpenMode::Read) => add(&mut instance.row.files_read, 1),
         ChangeKind::Open(OpenMode::Write | OpenMode::Truncate) | ChangeKind::Truncate => {
-            instance.row.files_written += 1;
+            add(&mut instance.row.files_written, 1);
         }
-        ChangeKind::Open(OpenMode::Create) | ChangeKind::Mknod => instance.row.files_created += 1,
+        ChangeKind::Open(OpenMode::Create) | ChangeKind::Mknod => add(&mut instance.row.files_created, 1),
         _ => {}
     }
 }

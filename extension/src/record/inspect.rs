@@ -5,7 +5,13 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::event::{Exec, ProcessKey, escape};
+use crate::collect::linux::procfs::Proc;
+#[cfg(any(all(test, unix), target_os = "linux"))]
+use crate::collect::linux::procfs::Stat;
+pub(super) use crate::collect::linux::procfs::TICK_NS;
+#[cfg(any(all(test, unix), target_os = "linux"))]
+use crate::event::escape;
+use crate::event::{Exec, ProcessKey};
 use crate::identify::{Ask, VersionSource, file_name, script_candidates};
 use crate::inside::{Mounts, mount_ns_of, seen_from_here};
 #[cfg(target_os = "linux")]
@@ -57,9 +63,6 @@ pub(super) fn script(pid: u32, exec: &Exec, mounts: Mounts) -> Option<String> {
     passed.into_iter().chain(script_candidates(&exec.argv)).find_map(real)
 }
 
-/// Bytes of an environment that are looked at.
-const ENVIRONMENT_BYTES: u64 = 1 << 20;
-
 /// Names of a directory that are looked at.
 const NAMES_MOST: usize = 10_000;
 
@@ -94,21 +97,13 @@ impl Ask for Asked<'_> {
     }
 }
 
-/// A process' environment, as it was started; nothing when it cannot be read.
-fn environment(pid: u32) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let read = File::open(format!("/proc/{pid}/environ"))
-        .and_then(|file| file.take(ENVIRONMENT_BYTES).read_to_end(&mut bytes));
-    if read.is_ok() { bytes } else { Vec::new() }
-}
-
 /// The names in a process' environment.
 fn names_of_variables(pid: u32) -> Vec<String> {
     let name = |variable: &[u8]| {
         let end = variable.iter().position(|byte| *byte == b'=')?;
         String::from_utf8(variable.get(..end)?.to_vec()).ok()
     };
-    environment(pid).split(|byte| *byte == 0).filter_map(name).collect()
+    Proc::default().environment(pid).split(|byte| *byte == 0).filter_map(name).collect()
 }
 
 /// The version of an agent.
@@ -176,17 +171,48 @@ pub(super) struct Program {
     pub cwd: Option<String>,
 }
 
-/// `USER_HZ` is 100 on every processor that we know (`include/asm-generic/param.h`).
-pub(super) const TICK_NS: u64 = 10_000_000;
+/// This machine.
+pub(super) fn machine() -> Box<dyn Machine> {
+    #[cfg(target_os = "linux")]
+    return Box::new(Procfs);
+    #[cfg(not(target_os = "linux"))]
+    Box::new(Sysinfo)
+}
+
+/// A system of which sysinfo tells.
+#[cfg(not(target_os = "linux"))]
+struct Sysinfo;
+
+#[cfg(not(target_os = "linux"))]
+impl Machine for Sysinfo {
+    fn standing(&self, pid: u32) -> Option<Standing> {
+        let glance = crate::collect::sysinfo::glance(pid)?;
+        let start_ticks = glance.process.start_ns / TICK_NS;
+        Some(Standing { parent: glance.parent, start_ticks, ended: glance.ended })
+    }
+
+    fn program(&self, pid: u32) -> Program {
+        crate::collect::sysinfo::program(pid).map_or_else(Program::default, |exec| Program {
+            path: (!exec.path.is_empty()).then_some(exec.path),
+            argv: exec.argv,
+            cwd: (!exec.cwd.is_empty()).then_some(exec.cwd),
+        })
+    }
+
+    fn variables(&self, process: ProcessKey, names: &[String]) -> Vec<String> {
+        crate::collect::sysinfo::variables(process, names)
+    }
+}
 
 /// /proc of Linux.
+#[cfg(any(all(test, unix), target_os = "linux"))]
 pub(super) struct Procfs;
 
+#[cfg(any(all(test, unix), target_os = "linux"))]
 impl Machine for Procfs {
     fn standing(&self, pid: u32) -> Option<Standing> {
-        // The name in parentheses may hold anything, also a parenthesis.
-        let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-        standing_of(&String::from_utf8_lossy(&stat))
+        let Stat { parent, start_ticks, ended, .. } = Proc::default().stat(pid)?;
+        Some(Standing { parent, start_ticks, ended })
     }
 
     fn program(&self, pid: u32) -> Program {
@@ -202,25 +228,13 @@ impl Machine for Procfs {
     }
 
     fn variables(&self, process: ProcessKey, names: &[String]) -> Vec<String> {
-        let environment = environment(process.pid);
+        let variables = Proc::default().variables(process.pid, names);
         // After it was read: it was this process and no other one of its pid.
         if !self.standing(process.pid).is_some_and(|standing| standing.is(process)) {
             return Vec::new();
         }
-        let all = environment.split(|byte| *byte == 0).map(escape);
-        all.filter(|text| text.split_once('=').is_some_and(|(name, _)| names.iter().any(|known| known == name)))
-            .collect()
+        variables
     }
-}
-
-/// Of a line of `/proc/PID/stat`, `proc_pid_stat(5)`.
-fn standing_of(stat: &str) -> Option<Standing> {
-    let (_, behind) = stat.rsplit_once(')')?;
-    let fields: Vec<&str> = behind.split_ascii_whitespace().collect();
-    let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
-    // The first thread of a process that ended before the others is a zombie too.
-    let ended = matches!(*fields.first()?, "Z" | "X") && number(20)? <= 1;
-    Some(Standing { parent: u32::try_from(number(4)?).ok()?, start_ticks: number(22)?, ended })
 }
 
 /// The program of a process, such as the shell or editor that an agent was started from.
@@ -348,17 +362,10 @@ mod tests {
     const WAYS: [fn() -> Mounts; 3] = [|| Mounts::new(1, 1), || Mounts::new(2, 1), || Mounts::new(2, 2)];
 
     #[test]
-    fn a_process_is_told_from_another_of_its_pid_and_from_its_remains() {
-        let line = |state: &str, threads: u32| {
-            format!("7 (a) b)) {state} 5 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 {threads} 0 12345 0 0")
-        };
-        let alive = standing_of(&line("S", 1)).unwrap();
-        assert_eq!(alive, Standing { parent: 5, start_ticks: 12345, ended: false });
+    fn a_process_is_told_from_another_of_its_pid() {
+        let alive = Standing { parent: 5, start_ticks: 12345, ended: false };
         assert!(alive.is(ProcessKey { pid: 7, start_ns: 123_456_789_012 }));
         assert!(!alive.is(ProcessKey { pid: 7, start_ns: 123_480_000_000 }));
-        assert!(standing_of(&line("Z", 1)).unwrap().ended);
-        assert!(!standing_of(&line("Z", 2)).unwrap().ended, "its other threads run");
-        assert_eq!(standing_of("7 (cut"), None);
         let own = Procfs.standing(std::process::id()).unwrap();
         assert!(!own.ended);
         assert_eq!(Procfs.program(std::process::id()).argv, std::env::args().collect::<Vec<_>>());

@@ -68,16 +68,38 @@ pub struct AgentRow {
     pub processes_total: i64,
     pub connections_total: i64,
     pub unexpected_connections: Option<i64>,
-    pub bytes_sent: i64,
-    pub bytes_received: i64,
-    pub files_read: i64,
-    pub files_written: i64,
-    pub files_created: i64,
-    pub files_deleted: i64,
+    pub bytes_sent: Option<i64>,
+    pub bytes_received: Option<i64>,
+    pub files_read: Option<i64>,
+    pub files_written: Option<i64>,
+    pub files_created: Option<i64>,
+    pub files_deleted: Option<i64>,
     pub ns_pid: Option<i64>,
 }
 
+/// Adds to a count; one that is not kept stays unknown.
+pub fn add(count: &mut Option<i64>, more: i64) {
+    if let Some(count) = count {
+        *count += more;
+    }
+}
+
 impl AgentRow {
+    /// A row of which files and bytes are counted, or not.
+    #[must_use]
+    pub fn counting(counts: bool) -> Self {
+        let none = counts.then_some(0);
+        Self {
+            bytes_sent: none,
+            bytes_received: none,
+            files_read: none,
+            files_written: none,
+            files_created: none,
+            files_deleted: none,
+            ..Self::default()
+        }
+    }
+
     /// Where its own files lie: the repository, or else the directory that it was started in.
     #[must_use]
     pub fn home(&self) -> Option<&Text> {

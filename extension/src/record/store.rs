@@ -14,7 +14,9 @@ use super::events;
 use super::found::Found;
 use super::live::Live;
 use super::log::{Log, Snapshot};
-use super::rows::{AgentRow, CollectorRow, ConnectionRow, EventRow, FileOpRow, OpenFileRow, ProcessRow, SignatureRow};
+use super::rows::{
+    AgentRow, CollectorRow, ConnectionRow, EventRow, FileOpRow, OpenFileRow, ProcessRow, SignatureRow, add,
+};
 use crate::collect::Place;
 use crate::history::Readers;
 use crate::value::Text;
@@ -325,8 +327,8 @@ impl Store {
             }
             for row in &mut live {
                 let (sent, received) = more.get(&row.agent_id).copied().unwrap_or_default();
-                row.bytes_sent += sent;
-                row.bytes_received += received;
+                add(&mut row.bytes_sent, sent);
+                add(&mut row.bytes_received, received);
             }
         }
         ended.and(live)

@@ -7,7 +7,7 @@ use crate::record::rows::CollectorRow;
 pub(super) static TABLE: Declaration<CollectorRow> = Declaration {
     info: Info {
         name: "agent_collector",
-        description: "One row for each kind of event: what the kernel saw, what came through, and what was lost where; and rows with a message alone: gap (what was not recorded), blind_spot (an agent that does what cannot be seen here), bytes (how those of connections are counted), config and history (what is wrong with them). seen = submitted + filtered + ring_full + oversized + throttled, and submitted = received + in_flight.",
+        description: "One row for each kind of event: what the kernel saw, what came through, and what was lost where; and rows with a message alone: gap (what was not recorded), blind_spot (what cannot be seen here), bytes (how those of connections are counted), config and history (what is wrong with them). seen = submitted + filtered + ring_full + oversized + throttled, and submitted = received + in_flight.",
         platforms: &["linux"],
         event_based: false,
         examples: &[
@@ -27,14 +27,14 @@ pub(super) static TABLE: Declaration<CollectorRow> = Declaration {
     finished: None,
     running: None,
     fields: &[
-        text("collector", "What records: ebpf", |row| (&row.collector).into()),
-        text("mode", "How it records", |row| (&row.mode).into()),
+        text("collector", "Whose collector records: linux, windows or macos", |row| (&row.collector).into()),
+        text("mode", "How it records: ebpf, with system calls on demand or not, or polling", |row| (&row.mode).into()),
         text("degradation_reason", "Why it is not the best that there is; NULL when it is", |row| {
             (&row.degradation_reason).into()
         }),
         text(
             "blind_spot",
-            "What the agent of a row blind_spot did that cannot be seen here: io_uring; NULL elsewhere",
+            "What a row blind_spot is about, io_uring of an agent, or what is too short for polling; NULL elsewhere",
             |row| (&row.blind_spot).into(),
         ),
         text("event", "Kind of event, or gap, blind_spot, bytes, config or history", |row| (&row.event).into()),

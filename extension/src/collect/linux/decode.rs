@@ -229,7 +229,7 @@ fn exit(record: &[u8]) -> Result<EventKind, DecodeError> {
     let raw: abi::aq_exit = read(record)?;
     // The layout of wait(2): the low seven bits are the signal, bit 7 says core dumped.
     let signal = (raw.status & 0x7f).cast_signed();
-    Ok(EventKind::Exit(Exit { code: ((raw.status >> 8) & 0xff).cast_signed(), signal }))
+    Ok(EventKind::Exit(Some(Exit { code: ((raw.status >> 8) & 0xff).cast_signed(), signal })))
 }
 
 fn open(record: &[u8], tracked: bool, truncated: bool) -> Result<EventKind, DecodeError> {
@@ -302,7 +302,7 @@ fn change(record: &[u8], flags: u32, truncated: bool) -> Result<EventKind, Decod
 }
 
 /// `include/net/tcp_states.h`.
-fn tcp_state(raw: u8) -> Result<TcpState, DecodeError> {
+pub(super) fn tcp_state(raw: u8) -> Result<TcpState, DecodeError> {
     Ok(match raw {
         1 => TcpState::Established,
         2 => TcpState::SynSent,

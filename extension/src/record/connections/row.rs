@@ -5,7 +5,7 @@ use crate::event::{Connection, FlowStart, Step, TcpState, Transport};
 use crate::record::engine::Context;
 use crate::record::names::Named;
 use crate::record::peer::judge;
-use crate::record::rows::ConnectionRow;
+use crate::record::rows::{ConnectionRow, add};
 
 /// As in osquery's `process_open_sockets`: the address family of Linux, and the IP protocol, which UNIX sockets have not.
 const AF_UNIX: i64 = 1;
@@ -57,8 +57,8 @@ pub(super) fn add_bytes(row: &mut ConnectionRow, step: &Connection, context: &mu
     *sent += more_sent;
     *received += more_received;
     if let Some(instance) = context.instance.as_deref_mut().filter(|_| more_sent + more_received > 0) {
-        instance.row.bytes_sent += more_sent;
-        instance.row.bytes_received += more_received;
+        add(&mut instance.row.bytes_sent, more_sent);
+        add(&mut instance.row.bytes_received, more_received);
         instance.changed(context.time_ns);
     }
 }
@@ -97,8 +97,8 @@ pub(super) fn begin(step: &Connection, direction: &'static str, context: &mut Co
         remote_pid: (step.remote_pid != 0).then(|| step.remote_pid.into()),
         state,
         start_time: context.time_ns / 1_000_000_000,
-        bytes_sent: (!listens).then_some(0),
-        bytes_received: (!listens).then_some(0),
+        bytes_sent: (!listens && context.counts).then_some(0),
+        bytes_received: (!listens && context.counts).then_some(0),
         uid: context.process.uid.map(i64::from),
         net_namespace: (step.net_ns != 0).then(|| step.net_ns.to_string().into()),
         ..ConnectionRow::default()

@@ -252,12 +252,12 @@ impl Instance {
         let row = &mut self.row;
         row.processes_total += (before.processes_total - processes).max(0);
         row.connections_total += (before.connections_total - connections).max(0);
-        row.bytes_sent += before.bytes_sent;
-        row.bytes_received += before.bytes_received;
-        row.files_read += before.files_read;
-        row.files_written += before.files_written;
-        row.files_created += before.files_created;
-        row.files_deleted += before.files_deleted;
+        row.bytes_sent = sum(row.bytes_sent, before.bytes_sent);
+        row.bytes_received = sum(row.bytes_received, before.bytes_received);
+        row.files_read = sum(row.files_read, before.files_read);
+        row.files_written = sum(row.files_written, before.files_written);
+        row.files_created = sum(row.files_created, before.files_created);
+        row.files_deleted = sum(row.files_deleted, before.files_deleted);
         row.start_gap_ms = before.start_gap_ms;
         row.parent = before.parent;
         row.launched_by.clone_from(&before.launched_by);
@@ -265,4 +265,9 @@ impl Instance {
         row.project.clone_from(&before.project);
         self.changed = true;
     }
+}
+
+/// Two counts; what either does not know, the sum does not.
+fn sum(one: Option<i64>, other: Option<i64>) -> Option<i64> {
+    Some(one? + other?)
 }

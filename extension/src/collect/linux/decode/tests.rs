@@ -81,9 +81,9 @@ fn an_exit_is_a_code_or_a_signal() {
         record.extend([status.to_ne_bytes(), [0; 4]].concat());
         kind(&record)
     };
-    assert_eq!(exit(3 << 8), EventKind::Exit(Exit { code: 3, signal: 0 }));
-    assert_eq!(exit(9), EventKind::Exit(Exit { code: 0, signal: 9 }));
-    assert_eq!(exit(0x0b | 0x80), EventKind::Exit(Exit { code: 0, signal: 11 }), "core dumped");
+    assert_eq!(exit(3 << 8), EventKind::Exit(Some(Exit { code: 3, signal: 0 })));
+    assert_eq!(exit(9), EventKind::Exit(Some(Exit { code: 0, signal: 9 })));
+    assert_eq!(exit(0x0b | 0x80), EventKind::Exit(Some(Exit { code: 0, signal: 11 })), "core dumped");
 }
 
 #[test]

@@ -1,0 +1,173 @@
+//! Processes of systems that have no module with more, by the crate sysinfo.
+//!
+//! Compiled on Linux for its tests alone: there `/proc` tells more, and the exact start.
+
+use std::io;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use sysinfo::{Pid, Process, ProcessRefreshKind, ProcessStatus, ProcessesToUpdate, System as Sysinfo, UpdateKind};
+
+use super::polling::system::{Glance, Program, System};
+use crate::event::{Exec, ProcessKey, escape};
+use crate::hash::fnv1a;
+
+/// What is asked of each process every time, and of one that is to be told.
+fn little() -> ProcessRefreshKind {
+    ProcessRefreshKind::nothing().with_exe(UpdateKind::OnlyIfNotSet)
+}
+
+fn all() -> ProcessRefreshKind {
+    ProcessRefreshKind::nothing()
+        .with_exe(UpdateKind::Always)
+        .with_cmd(UpdateKind::Always)
+        .with_cwd(UpdateKind::Always)
+        .with_environ(UpdateKind::Always)
+        .with_user(UpdateKind::Always)
+}
+
+/// UNIX seconds of the machine's start, as it was said first: a step of the clock must not change what a process is known
+/// by.
+fn boot_time() -> u64 {
+    static BOOT: OnceLock<u64> = OnceLock::new();
+    *BOOT.get_or_init(Sysinfo::boot_time)
+}
+
+/// Nanoseconds since boot.
+#[must_use]
+pub fn boot_ns() -> u64 {
+    static FIRST: OnceLock<(Instant, Duration)> = OnceLock::new();
+    let (began, since_boot) = FIRST.get_or_init(|| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        (Instant::now(), now.saturating_sub(Duration::from_secs(boot_time())))
+    });
+    u64::try_from((*since_boot + began.elapsed()).as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Tells this start of the machine from others.
+#[must_use]
+pub fn boot_id() -> String {
+    boot_time().to_string()
+}
+
+fn glance_of(process: &Process) -> Glance {
+    let start_ns = process.start_time().saturating_sub(boot_time()) * 1_000_000_000;
+    let path = process.exe().map(|path| path.as_os_str().as_encoded_bytes()).unwrap_or_default();
+    Glance {
+        process: ProcessKey { pid: process.pid().as_u32(), start_ns },
+        parent: process.parent().map_or(0, Pid::as_u32),
+        ended: matches!(process.status(), ProcessStatus::Zombie | ProcessStatus::Dead),
+        image: if path.is_empty() { 0 } else { fnv1a(path.iter().copied()) },
+    }
+}
+
+fn exec_of(process: &Process, markers: &[String]) -> Exec {
+    let text = |text: &std::ffi::OsStr| escape(text.as_encoded_bytes());
+    let path = process.exe().map(|path| text(path.as_os_str()));
+    // Of a SID of Windows the last number, as osquery has it.
+    let uid = process.user_id().and_then(|uid| uid.to_string().rsplit('-').next()?.parse().ok());
+    let gid = process.group_id().and_then(|gid| gid.to_string().parse().ok());
+    Exec {
+        parent: process.parent().map_or(0, Pid::as_u32),
+        ns_pid: process.pid().as_u32(),
+        uid: uid.unwrap_or(0),
+        gid: gid.unwrap_or(0),
+        // Its name at least.
+        path: path.filter(|path| !path.is_empty()).unwrap_or_else(|| text(process.name())),
+        cwd: process.cwd().map(|path| text(path.as_os_str())).unwrap_or_default(),
+        argv: process.cmd().iter().map(|argument| text(argument)).collect(),
+        markers: variables_of(process, markers),
+        candidate: true,
+        ..Exec::default()
+    }
+}
+
+fn variables_of(process: &Process, names: &[String]) -> Vec<String> {
+    let all = process.environ().iter().map(|variable| escape(variable.as_encoded_bytes()));
+    all.filter(|text| text.split_once('=').is_some_and(|(name, _)| names.iter().any(|known| known == name))).collect()
+}
+
+fn one<T>(pid: u32, what: ProcessRefreshKind, take: impl FnOnce(&Process) -> T) -> Option<T> {
+    let mut system = Sysinfo::new();
+    let pid = Pid::from_u32(pid);
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), true, what);
+    system.process(pid).map(take)
+}
+
+/// One process.
+#[must_use]
+pub fn glance(pid: u32) -> Option<Glance> {
+    one(pid, little(), glance_of)
+}
+
+/// What it runs.
+#[must_use]
+pub fn program(pid: u32) -> Option<Exec> {
+    one(pid, all(), |process| exec_of(process, &[]))
+}
+
+/// Those of these variables that it began with.
+#[must_use]
+pub fn variables(process: ProcessKey, names: &[String]) -> Vec<String> {
+    let of = |found: &Process| (glance_of(found).process == process).then(|| variables_of(found, names));
+    one(process.pid, all(), of).flatten().unwrap_or_default()
+}
+
+/// The processes as they were at the last look.
+pub struct Look {
+    system: Sysinfo,
+    began: Instant,
+}
+
+impl Default for Look {
+    fn default() -> Self {
+        Self { system: Sysinfo::new(), began: Instant::now() }
+    }
+}
+
+impl System for Look {
+    fn pids(&mut self) -> io::Result<Vec<u32>> {
+        self.system.refresh_processes_specifics(ProcessesToUpdate::All, true, little());
+        // Linux lists threads too.
+        let processes = self.system.processes().values().filter(|process| process.thread_kind().is_none());
+        Ok(processes.map(|process| process.pid().as_u32()).collect())
+    }
+
+    fn glance(&mut self, pid: u32) -> Option<Glance> {
+        self.system.process(Pid::from_u32(pid)).map(glance_of)
+    }
+
+    fn program(&mut self, process: ProcessKey, markers: &[String]) -> Program {
+        let of = |found: &Process| (glance_of(found).process == process).then(|| exec_of(found, markers));
+        one(process.pid, all(), of).flatten().map_or(Program::None, |exec| Program::Is(Box::new(exec)))
+    }
+
+    fn cpu_time(&self) -> Duration {
+        // Not asked for: time that has passed, which is more.
+        self.began.elapsed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process() {
+        let mut look = Look::default();
+        let pid = std::process::id();
+        assert!(look.pids().unwrap().contains(&pid));
+        let seen = look.glance(pid).unwrap();
+        assert_eq!(Some(seen), glance(pid));
+        assert!(!seen.ended && seen.image != 0 && seen.process.start_ns <= boot_ns());
+        let Program::Is(program) = look.program(seen.process, &["PATH".to_owned()]) else { panic!("nothing") };
+        assert_eq!(program.argv, std::env::args().collect::<Vec<_>>());
+        assert_eq!(program.path, std::env::current_exe().unwrap().to_str().unwrap());
+        assert_eq!(program.cwd, std::env::current_dir().unwrap().to_str().unwrap());
+        assert!(program.markers.len() == 1 && program.markers[0].starts_with("PATH="));
+        assert_eq!(variables(seen.process, &["PATH".to_owned()]), program.markers);
+        let other = ProcessKey { start_ns: seen.process.start_ns + 5_000_000_000, ..seen.process };
+        assert_eq!(look.program(other, &[]), Program::None, "the pid is another's");
+        assert_eq!(glance(u32::MAX), None);
+    }
+}
