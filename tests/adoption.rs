@@ -8,9 +8,8 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
-use support::{Agent, Recorder, Row, Run, can_record};
+use support::{Agent, Recorder, Row, Run, can_record, wait_until};
 
 /// A server with a database, and a child that is connected to it. After `go` the child ends its connection and becomes
 /// another program; the server writes on, and both end.
@@ -37,14 +36,6 @@ with open('after', 'w') as after: after.write('abc')
 server.recv(1); server.close(); os.waitpid(child, 0); listener.close(); database.close()
 ";
 
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
 /// A tree that runs [`SERVER`] below a shell.
 struct Tree {
     shell: Child,
@@ -65,7 +56,7 @@ impl Tree {
         let script = r#"exec 8>>agent.log; python3 -c "$0"; echo ended >&8"#;
         command.arg(shell).args(["-c", script, SERVER]).current_dir(&work).stdin(Stdio::null());
         let shell = command.spawn().unwrap();
-        wait_until("the server", || work.join("ready").exists());
+        wait_until("the server", 20, || work.join("ready").exists());
         let told = std::fs::read_to_string(work.join("ready")).unwrap();
         let mut numbers = told.split(' ').map(|number| number.parse::<u32>().unwrap());
         let mut next = || numbers.next().unwrap();
@@ -263,11 +254,13 @@ fn an_agent_that_forks_all_the_time_is_adopted_whole_and_once() {
         let mut shells: Vec<_> = (0..2)
             .map(|_| Command::new(agent.program()).args(["-c", script]).current_dir(&work).spawn().unwrap())
             .collect();
-        wait_until("the agents run", || std::fs::read_to_string(work.join("pids")).is_ok_and(|pids| pids.len() > 200));
+        wait_until("the agents run", 20, || {
+            std::fs::read_to_string(work.join("pids")).is_ok_and(|pids| pids.len() > 200)
+        });
         let recorder = Recorder::start(&["--syscalls", "on_demand"]);
         let before = std::fs::read_to_string(work.join("pids")).unwrap().len();
         let told = || std::fs::read_to_string(work.join("pids")).unwrap().split_off(before);
-        wait_until("they go on", || told().len() > 500);
+        wait_until("they go on", 20, || told().len() > 500);
         std::fs::write(work.join("stop"), "").unwrap();
         for shell in &mut shells {
             assert!(shell.wait().unwrap().success());

@@ -15,9 +15,9 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use osquery::{Core, wait_until};
+use osquery::Core;
 use serde_json::{Value, json};
-use support::{AGENTQUERY, Agent, Recorder, can_record};
+use support::{AGENTQUERY, Agent, Recorder, can_record, wait_until};
 
 /// A scheduled query.
 struct Scheduled {

@@ -19,8 +19,8 @@ use std::time::Duration;
 use agentquery::history::{History, Mark};
 use agentquery::tables::{self, Column, ColumnType};
 use agentquery::value::Value;
-use osquery::{script, wait_until};
-use support::{AGENTQUERY, Agent, Recorder, Row, can_record};
+use osquery::script;
+use support::{AGENTQUERY, Agent, Recorder, Row, can_record, wait_until};
 
 const TABLES: [(&str, &str); 4] =
     [("ai_agents", "agent_id"), ("agent_processes", "eid"), ("agent_connections", "eid"), ("agent_file_ops", "eid")];

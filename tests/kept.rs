@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use support::{Agent, Recorder, can_record};
+use support::{Agent, Recorder, can_record, wait_until};
 
 const FAULTS: &str = "SELECT group_concat(message) FROM agent_collector WHERE event = 'history'";
 
@@ -19,14 +19,6 @@ fn start(folder: &Path, database: &Path) -> Recorder {
     std::fs::write(&config, "retention_days: 30\n").unwrap();
     let (config, database) = (config.to_str().unwrap(), database.to_str().unwrap());
     Recorder::start(&["--syscalls", "always", "--config", config, "--database", database])
-}
-
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < deadline, "not within 20 s: {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 /// The message of `agent_collector` about the history.
@@ -86,7 +78,7 @@ fn a_kill_in_a_storm_loses_a_second_and_doubles_nothing() {
         let mut storm = agent.start("while :; do echo a > f1; echo b > f2; rm f1 f2; done");
         let count = "SELECT count(*) FROM agent_file_ops WHERE time > 0";
         let first = number(&recorder, count);
-        wait_until("rows", || number(&recorder, count) > first + 2000);
+        wait_until("rows", 20, || number(&recorder, count) > first + 2000);
         // What is there must be there for good a second later.
         let last = number(&recorder, "SELECT max(eid) FROM agent_file_ops");
         let asked = Instant::now();
@@ -143,7 +135,7 @@ impl Worker {
         let agent = Agent::new();
         let shell = agent.start(WORK);
         let work = agent.work();
-        wait_until("the worker", || work.join("pids").exists() && work.join("connected").exists());
+        wait_until("the worker", 20, || work.join("pids").exists() && work.join("connected").exists());
         let pids = std::fs::read_to_string(work.join("pids")).unwrap();
         let pids: Vec<u32> = pids.split_ascii_whitespace().map(|pid| pid.parse().unwrap()).collect();
         Self { agent, shell, stays: pids[0], leaves: pids[1], server: pids[2], orphan: pids[3] }
@@ -156,7 +148,7 @@ impl Worker {
     /// One of its programs leaves.
     fn leave(&self) {
         run(Command::new("kill").arg(self.leaves.to_string()));
-        wait_until("it is gone", || !Path::new(&format!("/proc/{}", self.leaves)).exists());
+        wait_until("it is gone", 20, || !Path::new(&format!("/proc/{}", self.leaves)).exists());
     }
 
     /// Ends it.
@@ -232,14 +224,14 @@ fn an_agent_that_outlives_the_recorder_keeps_its_rows() {
         worker.server
     );
     let log = format!("SELECT * FROM agent_open_files WHERE pid = {} AND path LIKE '%/work/log'", worker.shell.id());
-    wait_until("the connection", || recorder.query(&connection).len() == 1);
+    wait_until("the connection", 20, || recorder.query(&connection).len() == 1);
     let id = worker.id(&recorder);
     let (stays, leaves) = (program(&recorder, worker.stays), program(&recorder, worker.leaves));
     let orphan = program(&recorder, worker.orphan);
     let (connected, logged) = (recorder.query(&connection), recorder.query(&log));
     let rows = format!("SELECT count(*) FROM agent_file_ops WHERE agent_id = {id} AND time > 0");
     let (first, began) = (number(&recorder, &rows), Instant::now());
-    wait_until("rows", || number(&recorder, &rows) > first + 1000 && began.elapsed() > Duration::from_millis(1500));
+    wait_until("rows", 20, || number(&recorder, &rows) > first + 1000 && began.elapsed() > Duration::from_millis(1500));
     let before = old_keys(&recorder);
     assert!(before.iter().all(|(_, keys)| !keys.is_empty()), "{before:?}");
     recorder.kill();
@@ -268,7 +260,7 @@ fn an_agent_that_outlives_the_recorder_keeps_its_rows() {
         let gap = "SELECT count(*) FROM agent_collector WHERE event = 'gap' AND message LIKE 'recording ended%'";
         assert!(number(&recorder, gap) >= gaps);
         let first = number(&recorder, &rows);
-        wait_until("it is still followed", || number(&recorder, &rows) > first + 100);
+        wait_until("it is still followed", 20, || number(&recorder, &rows) > first + 100);
         if graceful {
             recorder.end();
         } else {
@@ -304,7 +296,7 @@ fn a_history_that_is_opened_late_is_closed_and_no_agent_doubled() {
     let id = worker.id(&first);
     let stays = program(&first, worker.stays);
     let began = Instant::now();
-    wait_until("it is stored", || began.elapsed() > Duration::from_millis(1500));
+    wait_until("it is stored", 20, || began.elapsed() > Duration::from_millis(1500));
     let before = old_keys(&first);
     let created = format!("SELECT files_created FROM ai_agents WHERE agent_id = {id}");
     let second = start(folder.path(), &database);
@@ -312,8 +304,8 @@ fn a_history_that_is_opened_late_is_closed_and_no_agent_doubled() {
     assert_eq!(worker.id(&second), id);
     let counted = number(&second, &created);
     first.kill();
-    wait_until("it takes over the file", || fault(&second).is_empty());
-    wait_until("it has what was stored", || number(&second, &created) > counted + 100);
+    wait_until("it takes over the file", 20, || fault(&second).is_empty());
+    wait_until("it has what was stored", 20, || number(&second, &created) > counted + 100);
     assert_kept(&before, &second);
     let rows = format!("SELECT state, eid FROM agent_processes WHERE pid = {} AND time > 0 ORDER BY eid", worker.stays);
     let rows = second.query(&rows);
@@ -387,17 +379,19 @@ fn a_full_disk_is_told_and_rows_are_stored_when_there_is_room() {
     let first = Agent::new().run("echo a > file").recorded(&recorder);
     let count = format!("SELECT count(*) FROM agent_file_ops WHERE agent_id = {}", first.id());
     let rows = number(&recorder, &count);
-    wait_until("it is stored", || std::fs::metadata(mount.0.path().join("history.duckdb.wal")).unwrap().len() > 1000);
+    wait_until("it is stored", 20, || {
+        std::fs::metadata(mount.0.path().join("history.duckdb.wal")).unwrap().len() > 1000
+    });
     std::thread::sleep(Duration::from_secs(1));
     std::fs::write(mount.0.path().join("other"), vec![0; 8 << 20]).unwrap_err();
     let second = Agent::new().run("for n in 1 2 3 4 5 6 7 8 9; do echo b > file$n; done").recorded(&recorder);
-    wait_until("the fault", || fault(&recorder).contains("disk is full"));
+    wait_until("the fault", 20, || fault(&recorder).contains("disk is full"));
     assert_eq!(number(&recorder, &count), rows, "what was stored is still found");
     let later = format!("SELECT count(*) FROM agent_file_ops WHERE agent_id = {}", second.id());
     let waiting = number(&recorder, &later);
     assert!(waiting >= 18, "{waiting}");
     mount.remount("size=64m");
-    wait_until("the end of it", || fault(&recorder).is_empty());
+    wait_until("the end of it", 20, || fault(&recorder).is_empty());
     assert_eq!((number(&recorder, &count), number(&recorder, &later)), (rows, waiting));
     assert_eq!(number(&recorder, "SELECT max(evicted) FROM agent_collector"), 0);
     drop(recorder);
@@ -418,7 +412,7 @@ fn a_place_that_cannot_be_written_is_told_until_it_can() {
     assert!(fault(&recorder).contains("--database"), "{}", fault(&recorder));
     let rows = all_rows(&recorder, run.pid);
     mount.remount("rw");
-    wait_until("the end of it", || fault(&recorder).is_empty());
+    wait_until("the end of it", 20, || fault(&recorder).is_empty());
     assert_eq!(all_rows(&recorder, run.pid), rows);
     drop(recorder);
     assert_eq!(all_rows(&start(folder.path(), &database), run.pid), rows);
@@ -456,7 +450,7 @@ fn a_newer_version_and_another_recorder_are_told() {
     let run = Agent::new().run("echo a > file").recorded(&second);
     assert_eq!(fault(&first), "");
     first.kill();
-    wait_until("it takes over the file", || fault(&second).is_empty());
+    wait_until("it takes over the file", 20, || fault(&second).is_empty());
     let rows = all_rows(&second, run.pid);
     drop(second);
 

@@ -18,9 +18,9 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use osquery::{Core, extension as command, wait_until};
+use osquery::{Core, extension as command};
 use serde_json::json;
-use support::{Agent, can_record};
+use support::{Agent, can_record, wait_until};
 
 /// How soon after the core's return the tables are back.
 const BACK: f64 = 5.0;

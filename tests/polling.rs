@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
-use support::{AGENTQUERY, Agent, Recorder, Row, recorder_with, skipped};
+use support::{AGENTQUERY, Agent, Recorder, Row, recorder_with, skipped, wait_until};
 
 /// A user who may nothing.
 const NOBODY: u32 = 65534;
@@ -65,14 +65,6 @@ fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
 /// An agent that runs [`SERVER`] below its shell, ended with the test.
 struct Tree {
     agent: Agent,
@@ -94,7 +86,7 @@ impl Tree {
         let script = r#"exec 8>>own.log; python3 -c "$0"; exit 3"#;
         command.arg(agent.shell()).args(["-c", script, SERVER]).current_dir(agent.work()).stdin(Stdio::null());
         let shell = command.spawn().unwrap();
-        wait_until("the server", || agent.work().join("ready").exists());
+        wait_until("the server", 20, || agent.work().join("ready").exists());
         let told = std::fs::read_to_string(agent.work().join("ready")).unwrap();
         let words: Vec<&str> = told.split(' ').collect();
         let (server, child) = (words[0].parse().unwrap(), words[1].parse().unwrap());
@@ -270,7 +262,7 @@ fn what_is_too_short_is_missed_and_said_to_be() {
     let recorder = recorder();
     let agent = Agent::new();
     let mut shell = agent.start("for n in $(seq 300); do /bin/true; done; touch done; sleep 60; exit");
-    wait_until("300 programs", || agent.work().join("done").exists());
+    wait_until("300 programs", 20, || agent.work().join("done").exists());
     let pid = shell.id();
     let sleeps = format!("SELECT count(*) FROM agent_processes WHERE name = 'sleep' AND parent = {pid}");
     recorder.wait_for(&sleeps, "1");
@@ -316,7 +308,7 @@ fn five_hundred_processes_cost_little() {
                  open('ready', 'w'); time.sleep(600)";
     let crowd = Command::new("setsid").args(["python3", "-c", crowd]).current_dir(agent.work()).spawn().unwrap();
     let crowd = Group(crowd);
-    wait_until("500 processes", || agent.work().join("ready").exists());
+    wait_until("500 processes", 20, || agent.work().join("ready").exists());
     let mut shell = agent.start("sleep 60; exit");
     let recorder = Recorder::start(&["--collector", "polling"]);
     recorder.wait_for(&format!("SELECT processes FROM ai_agents WHERE pid = {}", shell.id()), "2");
@@ -368,7 +360,7 @@ fn an_ordinary_user_records_what_is_its_own() {
     let mut recorder =
         command.args(["run", "--log-level", "warn"]).stderr(std::fs::File::create(&errors).unwrap()).spawn().unwrap();
     let socket = home.path().join(".local/state/agentquery/agentquery.em");
-    wait_until("the recorder of an ordinary user", || socket.exists());
+    wait_until("the recorder of an ordinary user", 20, || socket.exists());
     let ask = |sql: &str| -> Vec<Row> {
         let mut command = as_nobody(Path::new(AGENTQUERY), home.path());
         let output = command.args(["query", "--json", "--connect"]).arg(&socket).arg(sql).output().unwrap();
@@ -376,7 +368,7 @@ fn an_ordinary_user_records_what_is_its_own() {
         serde_json::from_slice(&output.stdout).unwrap()
     };
     let listens = "SELECT * FROM agent_connections WHERE direction = 'listen'";
-    wait_until("its own agent", || !ask(listens).is_empty());
+    wait_until("its own agent", 20, || !ask(listens).is_empty());
     let rows = ask("SELECT * FROM ai_agents");
     let pids: Vec<_> = rows.iter().map(|row| row["pid"].clone().unwrap()).collect();
     assert!(pids.contains(&own.id().to_string()), "{rows:?}");

@@ -13,8 +13,8 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use osquery::{Core, wait_until};
-use support::{AGENTQUERY, Agent, Recorder, can_record};
+use osquery::Core;
+use support::{AGENTQUERY, Agent, Recorder, can_record, wait_until};
 
 /// Users that need no entry in the passwd file.
 const ALICE: u32 = 61_001;

@@ -20,9 +20,9 @@ use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use osquery::{Core, extension, wait_until};
+use osquery::{Core, extension};
 use serde_json::json;
-use support::{Agent, can_record};
+use support::{Agent, can_record, wait_until};
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(3);
@@ -64,7 +64,7 @@ impl Scene {
         let extension = extension(folder.path()).spawn().unwrap();
         core.tell("registered", &json!([20]));
         let first = resident(extension.id());
-        wait_until("it records", 30, || {
+        wait_until("it records", 60, || {
             let rows = core.try_tell("ask", &json!(["SELECT * FROM agent_collector"]));
             rows.is_ok_and(|answer| !answer["rows"].as_array().unwrap().is_empty())
         });

@@ -480,7 +480,7 @@ fn what_an_agent_does_is_found() {
     // Its end is that of its input, when this test fails as well.
     let mut child = command.stdin(std::process::Stdio::piped()).spawn().unwrap();
     let pid = child.id();
-    osquery::wait_until("it has done all", 20, || project.join("ready").exists());
+    support::wait_until("it has done all", 20, || project.join("ready").exists());
     recorder.wait_for(&format!("SELECT count(*) FROM agent_file_ops f JOIN ai_agents a USING (agent_id) WHERE a.pid = {pid} AND f.path LIKE '%/ready' AND f.operation = 'create'"), "1");
     let id = recorder.value(&format!("SELECT agent_id FROM ai_agents WHERE pid = {pid}")).unwrap();
     // Of other agents on the machine there may be more.

@@ -321,3 +321,12 @@ impl Drop for BpfFs {
         let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
     }
 }
+
+/// Waits until it is so, for a while.
+pub fn wait_until(what: &str, seconds: u64, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    while !holds() {
+        assert!(Instant::now() < deadline, "not within {seconds} s: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

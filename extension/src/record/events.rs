@@ -2,16 +2,18 @@
 //!
 //! The other tables tell how something is by now; whoever forwards changes wants each of them once, and never changed
 //! afterwards. So [`State`] writes an event wherever a row begins or ends, and nobody can do the one without the other.
-//! Operations on files are events already: they are not held twice, but shown as both ([`of_file_op`]).
+//! Operations on files are events already: they are not held twice, but shown as both ([`Happened`]).
 
 use std::io;
+use std::sync::Arc;
 
 use serde::Serialize as _;
 use serde_json::ser::{CharEscape, CompactFormatter, Formatter, Serializer};
 use serde_json::{Map, Value as Json};
 
 use super::State;
-use super::rows::{AgentRow, ConnectionRow, EventRow, FileOpRow, ProcessRow};
+use super::log::Snapshot;
+use super::rows::{AgentRow, ConnectionRow, EventRow, FileOpRow, Happened, ProcessRow};
 use crate::enrich::endpoints::EndpointType;
 use crate::enrich::files::{Category, Sensitivity};
 use crate::value::{Text, Value};
@@ -156,56 +158,120 @@ fn of_connection(row: &ConnectionRow, event_type: &'static str, time_ns: i64) ->
     }
 }
 
-/// An operation on a file, as an event: [`EventRow::summary`] and [`EventRow::details`] are made of it when they are asked
-/// for. `tables/agent_events.rs` says the same in SQL, of rows that are in the history.
-pub(super) fn of_file_op(row: &FileOpRow) -> EventRow {
-    let event_type =
-        FILE_EVENTS.iter().find(|(operation, _)| *operation == row.operation).map_or("", |(_, event)| event);
-    EventRow {
-        eid: row.eid,
-        time_ns: row.time_ns,
-        event_type,
-        agent: Some(row.agent.clone()),
-        agent_id: Some(row.agent_id),
-        pid: Some(row.pid),
-        process_eid: Some(row.process_eid),
-        subject_eid: Some(row.eid),
-        uid: row.uid,
-        file: Some(Box::new(row.clone())),
-        ..EventRow::default()
-    }
+/// What an operation on a file is called.
+fn file_event(row: &FileOpRow) -> &'static str {
+    FILE_EVENTS.iter().find(|(operation, _)| *operation == row.operation).map_or("", |(_, event)| event)
 }
 
-impl EventRow {
+/// What happened to a file, for people. `tables/agent_events.rs` says this and the details in SQL too, of rows that are in the
+/// history.
+fn file_summary(row: &FileOpRow) -> Text {
+    let to = row.dest_path.as_ref().map(|dest| format!(" -> {dest}")).unwrap_or_default();
+    format!("{} {}{to}", row.operation, row.path).into()
+}
+
+fn file_details(row: &FileOpRow) -> Text {
+    details([
+        ("bytes_read", row.bytes_read.into()),
+        ("bytes_written", row.bytes_written.into()),
+        ("category", row.category.map(Category::as_str).into()),
+        ("close_source", row.close_source.into()),
+        ("container_id", (&row.container_id).into()),
+        ("dest_path", (&row.dest_path).into()),
+        ("in_project", row.in_project.into()),
+        ("mmap_write", row.mmap_write.into()),
+        ("mode", (&row.mode).into()),
+        ("name", (&row.name).into()),
+        ("open_eid", id(row.open_eid)),
+        ("path", (&row.path).into()),
+        ("path_source", row.path_source.into()),
+        ("sensitivity", row.sensitivity.map(Sensitivity::as_str).into()),
+        ("truncated", row.truncated.into()),
+    ])
+}
+
+impl Happened {
+    /// The operations on files as events, and the events of their own, in one order.
+    pub(super) fn all(file_ops: Snapshot<FileOpRow>, events: &Snapshot<Self>) -> Snapshot<Self> {
+        let file =
+            |segment: Arc<Vec<FileOpRow>>| (0..segment.len()).map(move |row| Self::File(Arc::clone(&segment), row));
+        let files = file_ops.into_segments().into_iter().flat_map(file);
+        let mut all: Vec<_> = files.chain(events.iter().cloned()).collect();
+        all.sort_by_key(Self::eid); // two runs that are in order
+        Snapshot::of(all)
+    }
+
+    fn of<T: Default>(&self, told: impl Fn(&EventRow) -> T, file: impl Fn(&FileOpRow) -> T) -> T {
+        match self {
+            Self::Told(row) => told(row),
+            Self::File(segment, row) => segment.get(*row).map(file).unwrap_or_default(),
+        }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn eid(&self) -> i64 {
+        self.of(|row| row.eid, |row| row.eid)
+    }
+
+    /// When it was, UNIX nanoseconds.
+    #[must_use]
+    pub fn time_ns(&self) -> i64 {
+        self.of(|row| row.time_ns, |row| row.time_ns)
+    }
+
+    /// What it is called.
+    #[must_use]
+    pub fn event_type(&self) -> &'static str {
+        self.of(|row| row.event_type, file_event)
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn uid(&self) -> Option<i64> {
+        self.of(|row| row.uid, |row| row.uid)
+    }
+
+    /// Agent, by the name of its signature.
+    #[must_use]
+    pub fn agent(&self) -> Option<Text> {
+        self.of(|row| row.agent.clone(), |row| Some(row.agent.clone()))
+    }
+
+    /// The running instance of the agent.
+    #[must_use]
+    pub fn agent_id(&self) -> Option<i64> {
+        self.of(|row| row.agent_id, |row| Some(row.agent_id))
+    }
+
+    /// Process id.
+    #[must_use]
+    pub fn pid(&self) -> Option<i64> {
+        self.of(|row| row.pid, |row| Some(row.pid))
+    }
+
+    /// The process that did it.
+    #[must_use]
+    pub fn process_eid(&self) -> Option<i64> {
+        self.of(|row| row.process_eid, |row| Some(row.process_eid))
+    }
+
+    /// The row that it is about.
+    #[must_use]
+    pub fn subject_eid(&self) -> Option<i64> {
+        self.of(|row| row.subject_eid, |row| Some(row.eid))
+    }
+
     /// What happened, for people.
     #[must_use]
     pub fn summary(&self) -> Text {
-        let Some(row) = &self.file else { return self.summary.clone() };
-        let to = row.dest_path.as_ref().map(|dest| format!(" -> {dest}")).unwrap_or_default();
-        format!("{} {}{to}", row.operation, row.path).into()
+        self.of(|row| row.summary.clone(), file_summary)
     }
 
     /// What is known of it, as a JSON object.
     #[must_use]
     pub fn details(&self) -> Text {
-        let Some(row) = &self.file else { return self.details.clone() };
-        details([
-            ("bytes_read", row.bytes_read.into()),
-            ("bytes_written", row.bytes_written.into()),
-            ("category", row.category.map(Category::as_str).into()),
-            ("close_source", row.close_source.into()),
-            ("container_id", (&row.container_id).into()),
-            ("dest_path", (&row.dest_path).into()),
-            ("in_project", row.in_project.into()),
-            ("mmap_write", row.mmap_write.into()),
-            ("mode", (&row.mode).into()),
-            ("name", (&row.name).into()),
-            ("open_eid", id(row.open_eid)),
-            ("path", (&row.path).into()),
-            ("path_source", row.path_source.into()),
-            ("sensitivity", row.sensitivity.map(Sensitivity::as_str).into()),
-            ("truncated", row.truncated.into()),
-        ])
+        self.of(|row| row.details.clone(), file_details)
     }
 }
 
@@ -213,7 +279,7 @@ impl State {
     /// Something happened. Its number is given here.
     fn tell(&mut self, event: EventRow) {
         let eid = self.eids.next(event.time_ns);
-        self.events.push(EventRow { eid, ..event });
+        self.events.push(Happened::Told(Arc::new(EventRow { eid, ..event })));
     }
 
     /// An agent began; its row comes when it is known how.

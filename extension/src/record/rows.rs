@@ -4,6 +4,7 @@
 #![allow(missing_docs)]
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -250,8 +251,13 @@ pub struct EventRow {
     pub details: Text,
     /// Whose it is; no column.
     pub uid: Option<i64>,
-    /// The operation on a file that this is, which has summary and details; no column.
-    pub file: Option<Box<FileOpRow>>,
+}
+
+/// An event: one of its own, or an operation on a file, where that is held.
+#[derive(Debug, Clone)]
+pub enum Happened {
+    Told(Arc<EventRow>),
+    File(Arc<Vec<FileOpRow>>, usize),
 }
 
 #[derive(Debug, Clone, Default)]
@@ -333,9 +339,10 @@ impl Weigh for ConnectionRow {
     }
 }
 
-impl Weigh for EventRow {
+impl Weigh for Happened {
     fn weight(&self) -> usize {
-        size_of::<Self>() + texts([Some(&self.summary), Some(&self.details)])
+        let own = |row: &EventRow| ALLOCATION + size_of::<EventRow>() + texts([Some(&row.summary), Some(&row.details)]);
+        size_of::<Self>() + if let Self::Told(row) = self { own(row) } else { 0 }
     }
 }
 

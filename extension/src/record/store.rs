@@ -10,12 +10,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use super::clock::Eids;
-use super::events;
 use super::found::Found;
 use super::live::Live;
 use super::log::{Log, Snapshot};
 use super::rows::{
-    AgentRow, CollectorRow, ConnectionRow, EventRow, FileOpRow, OpenFileRow, ProcessRow, SignatureRow, add,
+    AgentRow, CollectorRow, ConnectionRow, FileOpRow, Happened, OpenFileRow, ProcessRow, SignatureRow, add,
 };
 use crate::collect::Place;
 use crate::history::Readers;
@@ -67,7 +66,7 @@ pub struct State {
     /// Files that are open.
     pub open_files: Live<OpenFileRow>,
     /// What happened besides.
-    pub events: Log<EventRow>,
+    pub events: Log<Happened>,
     /// Where the numbers of rows come from.
     pub eids: Eids,
     /// The signatures that were read.
@@ -384,11 +383,9 @@ impl Store {
 
     /// All that happened, operations on files too.
     #[must_use]
-    pub fn events(&self) -> Snapshot<EventRow> {
+    pub fn events(&self) -> Snapshot<Happened> {
         let (file_ops, events) = self.read(|state| (state.file_ops.snapshot(), state.events.snapshot()));
-        let mut all: Vec<_> = file_ops.iter().map(events::of_file_op).chain(events.iter().cloned()).collect();
-        all.sort_unstable_by_key(|event| event.eid);
-        Snapshot::of(all)
+        Happened::all(file_ops, &events)
     }
 
     /// File operations.

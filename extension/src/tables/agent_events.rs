@@ -2,9 +2,9 @@
 
 use super::{Declaration, Example, Finished, Info, Source, With, bigint, consumer, max_rows, seconds, text};
 use crate::record::Store;
-use crate::record::rows::EventRow;
+use crate::record::rows::Happened;
 
-pub(super) static TABLE: Declaration<EventRow> = Declaration {
+pub(super) static TABLE: Declaration<Happened> = Declaration {
     info: Info {
         name: "agent_events",
         description: "One row for each thing that happened, in the order in which it became known: the start and the end of each agent, program and connection, each operation on a file, and gaps, in which nothing was seen. Rows never change.",
@@ -26,8 +26,8 @@ pub(super) static TABLE: Declaration<EventRow> = Declaration {
         ],
     },
     rows: Source::Store(Store::events),
-    ended: |row| Some(seconds(row.time_ns)),
-    owner: |row| row.uid.into(),
+    ended: |row| Some(seconds(row.time_ns())),
+    owner: |row| row.uid().into(),
     finished: Some(Finished {
         log: |state| &state.events,
         forget: |state, kept| state.events.forget(kept),
@@ -39,23 +39,23 @@ pub(super) static TABLE: Declaration<EventRow> = Declaration {
         bigint(
             "eid",
             "Nanosecond-based number of the row, given when it was published: it only grows, over restarts too. Of an operation on a file that of its row in agent_file_ops",
-            |row| row.eid.into(),
+            |row| row.eid().into(),
         ),
-        bigint("time", "The event's own time, UNIX seconds", |row| seconds(row.time_ns).into()),
-        bigint("time_ns", "The event's own time, UNIX nanoseconds", |row| row.time_ns.into()),
+        bigint("time", "The event's own time, UNIX seconds", |row| seconds(row.time_ns()).into()),
+        bigint("time_ns", "The event's own time, UNIX nanoseconds", |row| row.time_ns().into()),
         text(
             "event_type",
             "agent_start, agent_end, process_start, process_exec (a fork runs a program), process_end, connection_start, connection_end, gap (something was not seen), or file_ and an operation of agent_file_ops, such as file_create",
-            |row| row.event_type.into(),
+            |row| row.event_type().into(),
         ),
-        text("agent", "Agent, by the name of its signature", |row| (&row.agent).into()),
-        bigint("agent_id", "The running instance of the agent; joins with ai_agents", |row| row.agent_id.into()),
-        bigint("pid", "Process id, as the host sees it", |row| row.pid.into()),
-        bigint("process_eid", "Row of agent_processes that did it", |row| row.process_eid.into()),
+        text("agent", "Agent, by the name of its signature", |row| row.agent().into()),
+        bigint("agent_id", "The running instance of the agent; joins with ai_agents", |row| row.agent_id().into()),
+        bigint("pid", "Process id, as the host sees it", |row| row.pid().into()),
+        bigint("process_eid", "Row of agent_processes that did it", |row| row.process_eid().into()),
         bigint(
             "subject_eid",
             "Row that it is about, the same at its start and its end: of agent_processes (for an agent, that of its first process), agent_connections or agent_file_ops",
-            |row| row.subject_eid.into(),
+            |row| row.subject_eid().into(),
         ),
         text("summary", "What happened, for people", |row| row.summary().into()),
         text(

@@ -132,8 +132,18 @@ pub(super) struct Chain {
     at: Option<usize>,
 }
 
-/// Cells of the history that are held at most: some tens of megabytes. Tests have fewer rows.
+/// Cells of the history that are held at most, and bytes of their texts: some tens of megabytes. Tests have fewer rows.
 const HELD: usize = if cfg!(test) { 10_000 } else { 500_000 };
+const HELD_TEXT: usize = 16 << 20;
+
+/// Bytes of the texts that are this row's alone.
+fn own_text(row: &Row) -> usize {
+    let own = |value: &Value| match value {
+        Value::Text(text) if Arc::strong_count(text) == 1 => text.len(),
+        _ => 0,
+    };
+    row.values.iter().map(own).sum()
+}
 
 impl Chain {
     /// Reads what is wanted of the history. None when that is too much to hold, or the time is up.
@@ -143,15 +153,18 @@ impl Chain {
         deadline: Option<Instant>,
     ) -> Result<Option<Self>, HistoryError> {
         let most = HELD / past.wanted.columns.len().max(1);
-        let mut rows = Vec::new();
+        let (mut rows, mut text) = (Vec::new(), 0);
         loop {
             match past.step()? {
-                Step::Row => rows.extend(past.row.take()),
+                Step::Row => {
+                    text += past.row.as_ref().map_or(0, own_text);
+                    rows.extend(past.row.take());
+                }
                 Step::Page if deadline.is_some_and(|deadline| Instant::now() >= deadline) => return Ok(None),
                 Step::Page => {}
                 Step::End => return Ok(Some(Self { memory, places: past.places, past: rows.into(), at: None })),
             }
-            if rows.len() > most {
+            if rows.len() > most || text > HELD_TEXT {
                 return Ok(None);
             }
         }

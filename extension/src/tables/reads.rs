@@ -23,6 +23,10 @@ pub const SHARED_FOR: Duration = Duration::from_millis(200);
 /// Values in a list from which on it is looked up, though the read may never be asked again.
 const LONG_LIST: usize = 16;
 
+/// Calls that differ in what a column of texts is equal to, before they are taken for those of a join: queries of a schedule
+/// do so as well. Of numbers one is enough.
+const TEXTS: u8 = 8;
+
 /// What tells one read from another: the table, and for one that is made of another whether the last 24 hours of that
 /// count. A read takes a whole table; who asks is looked at row by row.
 type Key = (&'static str, bool);
@@ -70,7 +74,8 @@ enum Calls {
     /// There was none yet.
     #[default]
     None,
-    One,
+    /// So many.
+    Some(u8),
     /// All rows that any of them can want, with those in memory.
     Few(Looked),
     /// They are too many: the numbers in a column, so that a call for another one need not look. None when those are
@@ -196,7 +201,7 @@ impl Read {
             Calls::Many(known) => numbers.as_ref().is_some_and(|(column, numbers)| {
                 known.get(column).and_then(Option::as_ref).is_some_and(|all| numbers.iter().all(|n| !all.contains(n)))
             }),
-            Calls::None | Calls::One => false,
+            Calls::None | Calls::Some(_) => false,
         };
         let scan = self.memory.scan(viewer, table, constraints, numbers.as_ref(), false);
         if nowhere {
@@ -224,8 +229,9 @@ impl Behind {
         // Anybody's rows, for who asks may be another one in a call to come; but no other time than this one asks for.
         let shared = Wanted { viewer: Viewer::All, constraints, ..wanted.clone() };
         match calls {
-            Calls::None => *calls = Calls::One,
-            Calls::One => {
+            Calls::None => *calls = Calls::Some(1),
+            Calls::Some(count) if numbers.is_none() && *count < TEXTS => *count += 1,
+            Calls::Some(_) => {
                 let past = Past::new(store, self.readers.clone(), shared.clone(), Arc::clone(&self.except));
                 *calls = match Chain::read(memory.fork(), past, deadline)? {
                     Some(chain) => Calls::Few(Looked::new(Box::new(chain))),
