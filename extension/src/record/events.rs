@@ -4,12 +4,11 @@
 //! afterwards. So [`State`] writes an event wherever a row begins or ends, and nobody can do the one without the other.
 //! Operations on files are events already: they are not held twice, but shown as both ([`Happened`]).
 
-use std::io;
+use std::io::{self, Write as _};
 use std::sync::Arc;
 
 use serde::Serialize as _;
 use serde_json::ser::{CharEscape, CompactFormatter, Formatter, Serializer};
-use serde_json::{Map, Value as Json};
 
 use super::State;
 use super::log::Snapshot;
@@ -47,15 +46,34 @@ impl Formatter for UpperCase {
     }
 }
 
-/// An object of what is known, its keys in alphabetical order.
-fn details<const N: usize>(cells: [(&str, Value); N]) -> Text {
-    let known = cells.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.to_json()?)));
-    let mut text = Vec::new();
-    let object = Json::Object(known.collect::<Map<_, _>>());
-    match object.serialize(&mut Serializer::with_formatter(&mut text, UpperCase)) {
-        Ok(()) => String::from_utf8_lossy(&text).into(),
-        Err(_) => "{}".into(), // it is in memory, and its keys are texts
+/// An object of what is known, its keys in alphabetical order. Each program that an agent runs has some: they are written
+/// down without a map of them.
+fn details(cells: &[(&str, Value)]) -> Text {
+    let mut text = Vec::with_capacity(512);
+    let written = write_details(cells, &mut text);
+    // It is in memory, and there is nothing in it that JSON cannot say.
+    if written.is_ok() { String::from_utf8_lossy(&text).into() } else { "{}".into() }
+}
+
+fn write_details(cells: &[(&str, Value)], text: &mut Vec<u8>) -> io::Result<()> {
+    let mut before = '{';
+    for (key, value) in cells {
+        match value {
+            Value::Null => continue,
+            Value::Integer(integer) => write!(text, "{before}\"{key}\":{integer}")?,
+            Value::Double(double) => write!(text, "{before}\"{key}\":{double:?}")?,
+            Value::Text(value) => {
+                write!(text, "{before}\"{key}\":")?;
+                value.serialize(&mut Serializer::with_formatter(&mut *text, UpperCase))?;
+            }
+        }
+        before = ',';
     }
+    if before == '{' {
+        text.push(b'{');
+    }
+    text.push(b'}');
+    Ok(())
 }
 
 /// A number that JSON's readers may not hold exactly.
@@ -96,7 +114,7 @@ fn of_process(row: &ProcessRow, event_type: &'static str, time_ns: i64, summary:
 }
 
 fn program(row: &ProcessRow) -> Text {
-    details([
+    details(&[
         ("cmdline", (&row.cmdline).into()),
         ("container_id", (&row.container_id).into()),
         ("cwd", (&row.cwd).into()),
@@ -132,7 +150,7 @@ fn of_connection(row: &ConnectionRow, event_type: &'static str, time_ns: i64) ->
         process_eid: Some(row.process_eid),
         subject_eid: Some(row.eid),
         summary: if ended { format!("{} {}", peer(row), row.state).into() } else { peer(row).into() },
-        details: details([
+        details: details(&[
             ("bytes_received", row.bytes_received.filter(|_| ended).into()),
             ("bytes_sent", row.bytes_sent.filter(|_| ended).into()),
             ("container_id", (&row.container_id).into()),
@@ -171,7 +189,7 @@ fn file_summary(row: &FileOpRow) -> Text {
 }
 
 fn file_details(row: &FileOpRow) -> Text {
-    details([
+    details(&[
         ("bytes_read", row.bytes_read.into()),
         ("bytes_written", row.bytes_written.into()),
         ("category", row.category.map(Category::as_str).into()),
@@ -284,7 +302,7 @@ impl State {
 
     /// An agent began; its row comes when it is known how.
     pub fn begin_agent(&mut self, row: &AgentRow) {
-        let what = details([
+        let what = details(&[
             ("cmdline", (&row.cmdline).into()),
             ("confidence", row.confidence.into()),
             ("container_id", (&row.container_id).into()),
@@ -306,13 +324,13 @@ impl State {
         self.tell(of_agent(row, "agent_start", row.time_ns, summary, what));
         if let Some(gap) = row.start_gap_ms.filter(|gap| *gap > 0) {
             let summary = format!("files and connections of the first {gap} ms were not seen");
-            self.tell(of_agent(row, "gap", row.time_ns, summary, details([("gap_ms", gap.into())])));
+            self.tell(of_agent(row, "gap", row.time_ns, summary, details(&[("gap_ms", gap.into())])));
         }
     }
 
     /// An agent ended.
     pub fn end_agent(&mut self, row: AgentRow) {
-        let what = details([
+        let what = details(&[
             ("bytes_received", row.bytes_received.into()),
             ("bytes_sent", row.bytes_sent.into()),
             ("connections_total", row.connections_total.into()),
@@ -351,7 +369,7 @@ impl State {
             (None, Some(signal)) if signal > 0 => format!(" by signal {signal}"),
             _ => String::new(),
         };
-        let what = details([
+        let what = details(&[
             ("duration_ms", row.duration_ms.into()),
             ("exit_code", row.exit_code.into()),
             ("name", (&row.name).into()),
@@ -389,7 +407,7 @@ impl State {
             time_ns: began,
             event_type: "gap",
             summary: format!("nothing was recorded from {from} to {to} (UNIX seconds)").into(),
-            details: details([("from", from.into()), ("to", to.into())]),
+            details: details(&[("from", from.into()), ("to", to.into())]),
             ..EventRow::default()
         });
     }
