@@ -209,6 +209,8 @@ fn each_event_is_logged_once() {
     let id = scene.values("agent_id", "ai_agents", &ended).pop_first().unwrap();
     let mine = format!("time > 0 AND agent_id = {id}");
     let (files, events) = (scene.eids("agent_file_ops", &mine), scene.eids("agent_events", &mine));
+    // The last rows are given once they are stored, half a second after they came.
+    std::thread::sleep(Duration::from_secs(2));
     for query in &queries {
         // A reader that is not told whether its rows arrived gets them three times.
         let mut quiet = 0;
