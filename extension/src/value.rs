@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use serde::{Serialize, Serializer};
+
 /// Text that many rows share: names, paths and addresses repeat.
 pub type Text = Arc<str>;
 
@@ -21,15 +23,13 @@ pub enum Value {
     Text(Text),
 }
 
-impl Value {
-    /// The cell in JSON; none when it is not known.
-    #[must_use]
-    pub fn to_json(&self) -> Option<serde_json::Value> {
+impl Serialize for Value {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Self::Null => None,
-            Self::Integer(integer) => Some((*integer).into()),
-            Self::Double(double) => Some((*double).into()),
-            Self::Text(text) => Some((&**text).into()),
+            Self::Null => serializer.serialize_none(),
+            Self::Integer(integer) => serializer.serialize_i64(*integer),
+            Self::Double(double) => serializer.serialize_f64(*double),
+            Self::Text(text) => serializer.serialize_str(text),
         }
     }
 }

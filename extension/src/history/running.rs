@@ -135,7 +135,10 @@ pub(super) fn key(row: &[Value], place: usize) -> Option<i64> {
 
 /// The cells that are known, by the names of their columns.
 fn to_json(columns: &[&Column], values: &[Value]) -> String {
-    let cell = |(column, value): (&&Column, &Value)| Some((column.name.to_owned(), value.to_json()?));
+    let cell = |(column, value): (&&Column, &Value)| {
+        let known = (*value != Value::Null).then(|| serde_json::to_value(value).ok()).flatten();
+        Some((column.name.to_owned(), known?))
+    };
     Json::Object(columns.iter().zip(values).filter_map(cell).collect::<Map<_, _>>()).to_string()
 }
 

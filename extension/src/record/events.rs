@@ -17,23 +17,6 @@ use crate::enrich::endpoints::EndpointType;
 use crate::enrich::files::{Category, Sensitivity};
 use crate::value::{Text, Value};
 
-/// What an operation on a file is called as an event.
-const FILE_EVENTS: [(&str, &str); 13] = [
-    ("open_read", "file_open_read"),
-    ("open_write", "file_open_write"),
-    ("create", "file_create"),
-    ("truncate", "file_truncate"),
-    ("close", "file_close"),
-    ("delete", "file_delete"),
-    ("rename", "file_rename"),
-    ("link", "file_link"),
-    ("symlink", "file_symlink"),
-    ("mkdir", "file_mkdir"),
-    ("rmdir", "file_rmdir"),
-    ("chmod", "file_chmod"),
-    ("chown", "file_chown"),
-];
-
 /// Control characters as `DuckDB` writes them, so that a row in memory and the same in the history are alike.
 struct UpperCase;
 
@@ -56,21 +39,11 @@ fn details(cells: &[(&str, Value)]) -> Text {
 }
 
 fn write_details(cells: &[(&str, Value)], text: &mut Vec<u8>) -> io::Result<()> {
-    let mut before = '{';
-    for (key, value) in cells {
-        match value {
-            Value::Null => continue,
-            Value::Integer(integer) => write!(text, "{before}\"{key}\":{integer}")?,
-            Value::Double(double) => write!(text, "{before}\"{key}\":{double:?}")?,
-            Value::Text(value) => {
-                write!(text, "{before}\"{key}\":")?;
-                value.serialize(&mut Serializer::with_formatter(&mut *text, UpperCase))?;
-            }
-        }
-        before = ',';
-    }
-    if before == '{' {
-        text.push(b'{');
+    text.push(b'{');
+    for (key, value) in cells.iter().filter(|(_, value)| *value != Value::Null) {
+        let comma = if text.len() > 1 { "," } else { "" };
+        write!(text, "{comma}\"{key}\":")?;
+        value.serialize(&mut Serializer::with_formatter(&mut *text, UpperCase))?;
     }
     text.push(b'}');
     Ok(())
@@ -176,13 +149,8 @@ fn of_connection(row: &ConnectionRow, event_type: &'static str, time_ns: i64) ->
     }
 }
 
-/// What an operation on a file is called.
-fn file_event(row: &FileOpRow) -> &'static str {
-    FILE_EVENTS.iter().find(|(operation, _)| *operation == row.operation).map_or("", |(_, event)| event)
-}
-
-/// What happened to a file, for people. `tables/agent_events.rs` says this and the details in SQL too, of rows that are in the
-/// history.
+/// What happened to a file, for people. `tables/agent_events.rs` says this, what it is called and the details in SQL too, of
+/// rows that are in the history.
 fn file_summary(row: &FileOpRow) -> Text {
     let to = row.dest_path.as_ref().map(|dest| format!(" -> {dest}")).unwrap_or_default();
     format!("{} {}{to}", row.operation, row.path).into()
@@ -240,8 +208,8 @@ impl Happened {
 
     /// What it is called.
     #[must_use]
-    pub fn event_type(&self) -> &'static str {
-        self.of(|row| row.event_type, file_event)
+    pub fn event_type(&self) -> Text {
+        self.of(|row| row.event_type.into(), |row| format!("file_{}", row.operation).into())
     }
 
     /// Whose it is.
@@ -350,15 +318,18 @@ impl State {
 
     /// A row of a program begins.
     pub fn begin_process(&mut self, row: ProcessRow) {
-        let summary = row.cmdline.clone().unwrap_or_else(|| row.name.clone());
-        self.tell(of_process(&row, "process_start", row.time_ns, summary, program(&row)));
-        self.live_processes.insert(row.eid, row);
+        let began = row.time_ns;
+        self.tell_program(row, "process_start", began);
     }
 
     /// A fork's row becomes that of the program that the process runs from now on.
     pub fn become_program(&mut self, row: ProcessRow, time_ns: i64) {
+        self.tell_program(row, "process_exec", time_ns);
+    }
+
+    fn tell_program(&mut self, row: ProcessRow, event_type: &'static str, time_ns: i64) {
         let summary = row.cmdline.clone().unwrap_or_else(|| row.name.clone());
-        self.tell(of_process(&row, "process_exec", time_ns, summary, program(&row)));
+        self.tell(of_process(&row, event_type, time_ns, summary, program(&row)));
         self.live_processes.insert(row.eid, row);
     }
 
