@@ -3,11 +3,13 @@
 //! One trait, one module a system. What a machine lacks is a [`DegradationReason`], which a table shows, not an error
 //! that ends the program. Turning a system's raw records into [`Event`]s is pure code and compiled everywhere.
 
+mod descent;
 pub mod latency;
 pub mod linux;
 pub mod polling;
 #[cfg(any(test, not(target_os = "linux")))]
 pub mod sysinfo;
+pub mod watched;
 
 use std::collections::HashSet;
 use std::fmt;

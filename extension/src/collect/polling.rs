@@ -8,15 +8,16 @@
 //! looked at each time, the rest in turns. It is slower while no agent lives, and when a look is dear.
 
 pub mod system;
-mod tree;
+pub(super) mod tree;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::descent::{Descent, NO_MARK, Node};
 use crate::collect::{CollectError, Collector, Interest, Place, boot_ns};
-use crate::event::{Event, EventKind, Exec, Fork, Mark, ProcessKey, Step};
+use crate::event::{Event, EventKind, Exec, Fork, Mark, Step};
 use crate::record::Probe;
 use crate::record::rows::CollectorRow;
 use crate::value::Text;
@@ -37,9 +38,6 @@ const YOUNG: u8 = 4;
 /// And then once in that time, for it may still do so.
 const TURN: Duration = Duration::from_secs(4);
 
-/// Of a process in no tree.
-const NO_MARK: Mark = Mark { slot: u32::MAX, generation: 0 };
-
 /// Kinds of events that are told.
 const KINDS: [&str; 6] = ["fork", "exec", "exit", "open", "close", "connection"];
 
@@ -58,32 +56,22 @@ struct Shared {
     began: Mutex<Option<(u64, u64)>>,
 }
 
-/// A process as it was at the last look.
+/// Of a process: how it was at the last look.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Known {
-    pub key: ProcessKey,
-    parent: u32,
+struct Seen {
     image: u64,
-    pub mark: Mark,
-    /// Real user id, or its parent's where it is not known yet.
-    pub uid: u32,
-    ended: bool,
-    /// Ours, or started by us.
-    muted: bool,
     looks: u8,
     looked: Instant,
 }
+
+type Known = Node<Seen>;
 
 /// Looks again and again.
 pub struct PollingCollector<S> {
     system: S,
     interval: Duration,
-    known: HashMap<u32, Known>,
+    known: Descent<Seen>,
     trees: Trees,
-    /// Marks of trees that have been confirmed, and of those that are being decided about.
-    confirmed: HashSet<Mark>,
-    provisional: HashSet<Mark>,
-    next_slot: u32,
     /// Told by the next drain.
     ready: Vec<Event>,
     markers: Vec<String>,
@@ -103,11 +91,8 @@ impl<S: System> PollingCollector<S> {
         Self {
             system,
             interval: interval.unwrap_or(INTERVAL),
-            known: HashMap::new(),
+            known: Descent::default(),
             trees: Trees::default(),
-            confirmed: HashSet::new(),
-            provisional: HashSet::new(),
-            next_slot: 0,
             ready: Vec::new(),
             markers: interest.markers.clone(),
             looks_for_markers: false,
@@ -135,42 +120,43 @@ impl<S: System> PollingCollector<S> {
         let mut events = Vec::new();
         let mut exits = Vec::new();
         let here: HashSet<u32> = pids.iter().copied().collect();
-        let gone: Vec<u32> = self.known.keys().filter(|pid| !here.contains(pid)).copied().collect();
+        let gone: Vec<u32> = self.known.pids().filter(|pid| !here.contains(pid)).collect();
         for pid in gone {
-            exits.extend(self.known.remove(&pid).and_then(|gone| self.exit_of(&gone, now)));
+            exits.extend(self.known.remove(pid).and_then(|gone| self.known.exit_of(&gone, None, now)));
         }
         let mut new = Vec::new();
         for pid in pids {
-            if self.known.get(&pid).is_some_and(|known| !self.is_due(known, started)) {
+            if self.known.get(pid).is_some_and(|known| !self.is_due(known, started)) {
                 continue;
             }
             let Some(glance) = self.system.glance(pid) else {
-                exits.extend(self.known.remove(&pid).and_then(|gone| self.exit_of(&gone, now)));
+                exits.extend(self.known.remove(pid).and_then(|gone| self.known.exit_of(&gone, None, now)));
                 continue;
             };
-            match self.known.get(&pid).copied() {
+            match self.known.get(pid).copied() {
                 Some(known) if known.key == glance.process => {
                     if glance.ended && !known.ended {
-                        exits.extend(self.exit_of(&known, now));
+                        exits.extend(self.known.exit_of(&known, None, now));
                     }
-                    let replaced = glance.image != known.image && !glance.ended;
+                    let replaced = glance.image != known.more.image && !glance.ended;
                     if replaced && let Program::Is(exec) = self.program(&glance) {
-                        let mark = self.mark_of_program(&known);
+                        let mark = self.known.mark_of_program(&known);
                         let Glance { parent, image, .. } = glance;
                         let uid = exec.uid;
-                        self.known.insert(pid, Known { parent, image, mark, uid, looked: started, ..known });
+                        let more = Seen { image, looked: started, ..known.more };
+                        self.known.insert(Known { parent, mark, uid, more, ..known });
                         if !known.muted {
                             events.push(exec_event(&glance, mark, now, exec));
                         }
-                    } else if let Some(known) = self.known.get_mut(&pid) {
-                        known.looks = known.looks.saturating_add(1);
-                        known.looked = started;
+                    } else if let Some(known) = self.known.get_mut(pid) {
+                        known.more.looks = known.more.looks.saturating_add(1);
+                        known.more.looked = started;
                         known.ended = glance.ended;
                         known.parent = glance.parent;
                     }
                 }
                 known => {
-                    exits.extend(known.and_then(|gone| self.exit_of(&gone, now)));
+                    exits.extend(known.and_then(|gone| self.known.exit_of(&gone, None, now)));
                     new.push(glance);
                 }
             }
@@ -185,7 +171,7 @@ impl<S: System> PollingCollector<S> {
             self.shared.new.fetch_add(new.len() as u64, Ordering::Relaxed);
         }
         // Of those whose exit is told next, too: the ends of what they had open come before.
-        let members = self.members();
+        let members = self.known.members();
         self.trees.look(&mut self.system, &members, now, &mut events);
         events.append(&mut exits);
         self.count(&events);
@@ -199,36 +185,8 @@ impl<S: System> PollingCollector<S> {
     }
 
     fn is_due(&self, known: &Known, now: Instant) -> bool {
-        let is_watched = !known.ended && (self.is_marked(known.mark) || known.looks < YOUNG);
-        is_watched || now.duration_since(known.looked) >= TURN
-    }
-
-    fn is_marked(&self, mark: Mark) -> bool {
-        self.confirmed.contains(&mark) || self.provisional.contains(&mark)
-    }
-
-    /// The mark that a program in a process that is none of a tree's gets until it is known what it is.
-    fn mark_of_program(&mut self, known: &Known) -> Mark {
-        if self.is_marked(known.mark) { known.mark } else { self.provisional_mark() }
-    }
-
-    fn provisional_mark(&mut self) -> Mark {
-        let mark = self.fresh_mark();
-        self.provisional.insert(mark);
-        mark
-    }
-
-    fn fresh_mark(&mut self) -> Mark {
-        let mark = Mark { slot: self.next_slot, generation: 0 };
-        // After four thousand million programs they are used anew.
-        self.next_slot = self.next_slot.checked_add(1).filter(|slot| *slot != NO_MARK.slot).unwrap_or(0);
-        mark
-    }
-
-    /// The end of a process, if it was one of a tree.
-    fn exit_of(&self, known: &Known, now: u64) -> Option<Event> {
-        let told = !known.ended && self.confirmed.contains(&known.mark);
-        told.then_some(Event { boot_ns: now, process: known.key, mark: known.mark, kind: EventKind::Exit(None) })
+        let is_watched = !known.ended && (self.known.is_marked(known.mark) || known.more.looks < YOUNG);
+        is_watched || now.duration_since(known.more.looked) >= TURN
     }
 
     /// The program of the process whose image was seen.
@@ -247,32 +205,28 @@ impl<S: System> PollingCollector<S> {
     /// A process that was not there at the last look. At the first look none is told: it is asked what runs.
     fn take_new(&mut self, glance: &Glance, first: bool, now: Instant, events: &mut Vec<Event>) {
         let pid = glance.process.pid;
-        let parent = self.known.get(&glance.parent).copied();
-        // A pid that was used anew meanwhile is nobody's parent.
-        let parent = parent.filter(|parent| parent.key.start_ns <= glance.process.start_ns);
-        let muted = pid == std::process::id() || parent.is_some_and(|parent| parent.muted);
-        let Glance { process: key, parent: parent_pid, image, ended } = *glance;
-        let uid = parent.map_or(0, |parent| parent.uid);
-        let known = Known { key, parent: parent_pid, image, mark: NO_MARK, uid, ended, muted, looks: 0, looked: now };
-        self.known.insert(pid, known);
-        if first || muted || ended {
+        let more = Seen { image: glance.image, looks: 0, looked: now };
+        let (known, parent) = self.known.child(glance.process, glance.parent, more);
+        let known = Known { ended: glance.ended, ..known };
+        self.known.insert(known);
+        if first || known.muted || known.ended {
             return;
         }
-        let above = parent.filter(|parent| self.is_marked(parent.mark));
-        let forked = glance.image != 0 && parent.is_some_and(|parent| parent.image == glance.image);
+        let above = parent.filter(|parent| self.known.is_marked(parent.mark));
+        let forked = glance.image != 0 && parent.is_some_and(|parent| parent.more.image == glance.image);
         if forked && above.is_none() {
             return; // the program of one that is no agent's
         }
         let exec = match self.program(glance) {
             Program::Is(exec) => exec,
             Program::Later => {
-                self.known.remove(&pid);
+                self.known.remove(pid);
                 return;
             }
             Program::None => return,
         };
-        let mark = above.map_or_else(|| self.provisional_mark(), |above| above.mark);
-        self.known.insert(pid, Known { mark, uid: exec.uid, ..known });
+        let mark = above.map_or_else(|| self.known.provisional_mark(), |above| above.mark);
+        self.known.insert(Known { mark, uid: exec.uid, ..known });
         let began = glance.process.start_ns;
         if let Some(above) = above {
             let child = Fork { child: glance.process, ns_pid: exec.ns_pid };
@@ -281,56 +235,6 @@ impl<S: System> PollingCollector<S> {
         if !forked {
             events.push(exec_event(glance, mark, began, exec));
         }
-    }
-
-    /// The processes of the trees, the eldest first.
-    fn members(&self) -> Vec<(Known, bool)> {
-        let is_member = |known: &&Known| !known.ended && self.confirmed.contains(&known.mark);
-        let mut members: Vec<_> = self.known.values().filter(is_member).copied().collect();
-        members.sort_unstable_by_key(|known| (known.key.start_ns, known.key.pid));
-        let below =
-            |known: &Known| self.known.get(&known.parent).is_some_and(|parent| self.confirmed.contains(&parent.mark));
-        members.into_iter().map(|known| (known, below(&known))).collect()
-    }
-
-    /// Puts a process and all that descends from it under a new mark.
-    fn mark_below(&mut self, root: u32) -> Option<Mark> {
-        self.known.get(&root).filter(|known| !known.muted)?;
-        let mark = self.fresh_mark();
-        let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
-        for known in self.known.values() {
-            children.entry(known.parent).or_default().push(known.key.pid);
-        }
-        let mut waiting = vec![root];
-        let mut seen = HashSet::new();
-        while let Some(pid) = waiting.pop() {
-            if !seen.insert(pid) {
-                continue; // the look was not of one moment: a loop in it must not hold us
-            }
-            if let Some(known) = self.known.get_mut(&pid).filter(|known| !known.muted) {
-                known.mark = mark;
-                waiting.extend(children.remove(&pid).unwrap_or_default());
-            }
-        }
-        self.confirmed.insert(mark);
-        Some(mark)
-    }
-
-    /// The programs that run, of those processes that are wanted.
-    fn programs(&mut self, wanted: impl Fn(&Known) -> bool) -> Vec<Event> {
-        let wanted: Vec<Known> =
-            self.known.values().filter(|known| !known.muted && !known.ended && wanted(known)).copied().collect();
-        let mut events = Vec::new();
-        for known in wanted {
-            // Their environment is asked for where that is needed.
-            let Program::Is(exec) = self.system.program(known.key, &[]) else { continue };
-            if let Some(known) = self.known.get_mut(&known.key.pid) {
-                known.uid = exec.uid;
-            }
-            let kind = EventKind::Exec(exec);
-            events.push(Event { boot_ns: boot_ns(), process: known.key, mark: known.mark, kind });
-        }
-        events
     }
 
     fn count(&self, events: &[Event]) {
@@ -373,7 +277,7 @@ fn exec_event(glance: &Glance, mark: Mark, boot_ns: u64, exec: Box<Exec>) -> Eve
 }
 
 /// Parents before their children; their starts may be told as the same.
-fn sort_by_descent(new: &mut [Glance]) {
+pub(super) fn sort_by_descent(new: &mut [Glance]) {
     let parents: HashMap<u32, u32> = new.iter().map(|glance| (glance.process.pid, glance.parent)).collect();
     let depth = |pid: u32| {
         let above = |pid: &u32| parents.get(pid).copied();
@@ -394,7 +298,7 @@ impl<S: System> Collector for PollingCollector<S> {
                 }
             }
             // All of the last batch is decided.
-            self.provisional.clear();
+            self.known.decided();
             self.look()?;
         }
         events.append(&mut self.ready);
@@ -410,37 +314,32 @@ impl<S: System> Collector for PollingCollector<S> {
     }
 
     fn confirm(&mut self, mark: Mark) -> bool {
-        if self.provisional.remove(&mark) {
-            self.confirmed.insert(mark);
-        }
-        self.confirmed.contains(&mark)
+        self.known.confirm(mark)
     }
 
     fn release(&mut self, mark: Mark) {
-        self.provisional.remove(&mark);
-        self.confirmed.remove(&mark);
+        self.known.release(mark);
     }
 
     fn mark_tree(&mut self, root: u32) -> Option<Mark> {
-        self.mark_below(root)
+        self.known.mark_below(root)
     }
 
     fn running(&mut self) -> Vec<Event> {
         if let Err(error) = self.look() {
             tracing::error!(%error, "what runs already cannot be found");
         }
-        let confirmed = self.confirmed.clone();
-        let programs = self.programs(|known| !confirmed.contains(&known.mark));
+        let programs = self.known.programs(&mut self.system, |all, known| !all.is_confirmed(known.mark));
         programs.into_iter().map(|event| Event { mark: NO_MARK, ..event }).collect()
     }
 
     fn adopt(&mut self, root: u32) -> Option<(Mark, Vec<Event>)> {
-        let mark = self.mark_below(root)?;
-        Some((mark, self.programs(|known| known.mark == mark)))
+        let mark = self.known.mark_below(root)?;
+        Some((mark, self.known.programs(&mut self.system, |_, known| known.mark == mark)))
     }
 
     fn open_already(&mut self) -> Vec<Event> {
-        let members = self.members();
+        let members = self.known.members();
         let mut events = Vec::new();
         self.trees.look(&mut self.system, &members, boot_ns(), &mut events);
         self.count(&events);
@@ -551,4 +450,4 @@ impl Probe for PollingProbe {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -36,12 +36,20 @@ fn boot_time() -> u64 {
 /// Nanoseconds since boot.
 #[must_use]
 pub fn boot_ns() -> u64 {
-    static FIRST: OnceLock<(Instant, Duration)> = OnceLock::new();
-    let (began, since_boot) = FIRST.get_or_init(|| {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        (Instant::now(), now.saturating_sub(Duration::from_secs(boot_time())))
-    });
-    u64::try_from((*since_boot + began.elapsed()).as_nanos()).unwrap_or(u64::MAX)
+    static FIRST: OnceLock<(Instant, u64)> = OnceLock::new();
+    let (began, since_boot) = FIRST
+        .get_or_init(|| (Instant::now(), boot_ns_at(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())));
+    since_boot.saturating_add(nanoseconds(began.elapsed()))
+}
+
+/// The same of a time of the wall clock, since 1970.
+#[must_use]
+pub fn boot_ns_at(unix: Duration) -> u64 {
+    nanoseconds(unix.saturating_sub(Duration::from_secs(boot_time())))
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Tells this start of the machine from others.

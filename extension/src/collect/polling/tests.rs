@@ -7,11 +7,11 @@ use std::rc::Rc;
 
 use super::system::{Handle, OpenFile, Program, Socket};
 use super::*;
-use crate::event::{Connection, TcpState, Transport};
+use crate::event::{Connection, ProcessKey, TcpState, Transport};
 
 /// What the machine shows at the next look.
 #[derive(Default)]
-struct Shown {
+pub(in crate::collect) struct Shown {
     processes: RefCell<HashMap<u32, (Glance, Exec)>>,
     handles: RefCell<HashMap<u32, Vec<(i32, Handle)>>>,
     sockets: RefCell<Vec<Socket>>,
@@ -21,7 +21,7 @@ struct Shown {
 }
 
 #[derive(Clone, Default)]
-struct Machine(Rc<Shown>);
+pub(in crate::collect) struct Machine(Rc<Shown>);
 
 impl System for Machine {
     fn pids(&mut self) -> io::Result<Vec<u32>> {
@@ -74,18 +74,22 @@ impl System for Machine {
 }
 
 impl Machine {
-    fn run(&self, pid: u32, parent: u32, start_ns: u64, image: u64) {
+    pub(in crate::collect) fn run(&self, pid: u32, parent: u32, start_ns: u64, image: u64) {
         let process = ProcessKey { pid, start_ns };
         let glance = Glance { process, parent, ended: false, image };
         let exec = Exec { parent, path: format!("/bin/{image}"), candidate: true, ..Exec::default() };
         self.0.processes.borrow_mut().insert(pid, (glance, exec));
     }
 
-    fn open(&self, pid: u32, handles: &[(i32, Handle)]) {
+    pub(in crate::collect) fn open(&self, pid: u32, handles: &[(i32, Handle)]) {
         self.0.handles.borrow_mut().insert(pid, handles.to_vec());
     }
 
-    fn end(&self, pid: u32) {
+    pub(in crate::collect) fn listens(&self, sockets: Vec<Socket>) {
+        *self.0.sockets.borrow_mut() = sockets;
+    }
+
+    pub(in crate::collect) fn end(&self, pid: u32) {
         self.0.processes.borrow_mut().remove(&pid);
         self.0.handles.borrow_mut().remove(&pid);
     }
@@ -104,7 +108,7 @@ fn look(collector: &mut PollingCollector<Machine>) -> Vec<Event> {
 }
 
 /// Kinds of events and pids; those of one kind in the order of pids.
-fn told(events: &[Event]) -> Vec<(&'static str, u32)> {
+pub(in crate::collect) fn told(events: &[Event]) -> Vec<(&'static str, u32)> {
     let name = |event: &Event| match &event.kind {
         EventKind::Fork(fork) => ("fork", fork.child.pid),
         EventKind::Exec(_) => ("exec", event.process.pid),
@@ -256,7 +260,7 @@ fn a_connection_from_look_to_look() {
         state,
         connected: true,
     };
-    let shows = |sockets: &[Socket]| *machine.0.sockets.borrow_mut() = sockets.to_vec();
+    let shows = |sockets: &[Socket]| machine.listens(sockets.to_vec());
     shows(&[socket(7, TcpState::SynSent), socket(8, TcpState::Established), socket(9, TcpState::Established)]);
     machine.open(10, &[(0, Handle::Socket(9))]);
     machine.open(20, &[(0, Handle::Socket(9)), (3, Handle::Socket(7))]);

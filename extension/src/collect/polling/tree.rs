@@ -7,8 +7,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::Known;
 use super::system::{Handle, OpenFile, Socket, System};
+use crate::collect::descent::Member;
 use crate::event::{Close, Connection, Event, EventKind, Mark, Open, OpenMode, ProcessKey, Step, Transport};
 
 /// Looks that do not list a socket which a process still has, before it counts as ended: a list is not of one moment.
@@ -39,7 +39,9 @@ struct Spoken {
 
 /// What all trees have open.
 #[derive(Debug, Default)]
-pub(super) struct Trees {
+pub(in crate::collect) struct Trees {
+    /// Of files something else tells.
+    connections_alone: bool,
     opened: HashMap<u64, Opened>,
     /// The opens of each file.
     of_file: HashMap<(u64, u64), Vec<u64>>,
@@ -65,16 +67,20 @@ struct Now {
     held: HashMap<ProcessKey, HashMap<i32, Held>>,
     opens: HashSet<u64>,
     /// Sockets, with the first who has them.
-    sockets: HashMap<u64, (Known, i32)>,
+    sockets: HashMap<u64, (Member, i32)>,
 }
 
 impl Trees {
-    /// Looks at the processes of trees (the eldest first, with whether the parent is one of a tree too), and tells what is
-    /// new and what has ended.
-    pub(super) fn look(
+    /// Those that look at connections, and not at files.
+    pub(in crate::collect) fn of_connections() -> Self {
+        Self { connections_alone: true, ..Self::default() }
+    }
+
+    /// Looks at the processes of trees (the eldest first), and tells what is new and what has ended.
+    pub(in crate::collect) fn look(
         &mut self,
         system: &mut impl System,
-        members: &[(Known, bool)],
+        members: &[Member],
         now_ns: u64,
         events: &mut Vec<Event>,
     ) {
@@ -82,8 +88,8 @@ impl Trees {
             return;
         }
         let mut now = Now::default();
-        for (known, below) in members {
-            self.look_at(system, known, *below, now_ns, &mut now, events);
+        for member in members {
+            self.look_at(system, member, now_ns, &mut now, events);
         }
         self.end_files(&now, now_ns, events);
         self.look_at_sockets(system, &now, now_ns, events);
@@ -94,8 +100,7 @@ impl Trees {
     fn look_at(
         &mut self,
         system: &mut impl System,
-        known: &Known,
-        below: bool,
+        known: &Member,
         now_ns: u64,
         now: &mut Now,
         events: &mut Vec<Event>,
@@ -114,7 +119,7 @@ impl Trees {
             return;
         };
         // What whoever started the tree has, too.
-        let inherited: HashMap<i32, Handle> = if before.is_none() && !below {
+        let inherited: HashMap<i32, Handle> = if before.is_none() && !known.below {
             system.handles(known.parent).unwrap_or_default().into_iter().collect()
         } else {
             HashMap::new()
@@ -131,6 +136,7 @@ impl Trees {
                     now.sockets.entry(*inode).or_insert((*known, fd));
                     None
                 }
+                Handle::File(_) if self.connections_alone => None,
                 Handle::File(_) => match was.filter(|was| was.handle == handle) {
                     Some(was) => was.open_id,
                     None => self.find_open(system, known, fd, was, from_outside, now_ns, events),
@@ -152,7 +158,7 @@ impl Trees {
     fn find_open(
         &mut self,
         system: &mut impl System,
-        known: &Known,
+        known: &Member,
         fd: i32,
         was: Option<&Held>,
         from_outside: bool,
