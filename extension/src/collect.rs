@@ -6,6 +6,7 @@
 mod descent;
 pub mod latency;
 pub mod linux;
+pub mod macos;
 pub mod polling;
 #[cfg(any(test, not(target_os = "linux")))]
 pub mod sysinfo;
@@ -35,6 +36,8 @@ pub enum DegradationReason {
     PidNamespace,
     /// The kernel refused the programs; its own words.
     Refused(String),
+    /// Endpoint Security does not take us for a client.
+    EndpointSecurity(macos::refusal::Refusal),
 }
 
 impl fmt::Display for DegradationReason {
@@ -51,6 +54,7 @@ impl fmt::Display for DegradationReason {
                 out.write_str("not in the initial pid namespace: run the recorder on the host, not in a container")
             }
             Self::Refused(why) => write!(out, "the kernel refused the eBPF programs: {why}"),
+            Self::EndpointSecurity(why) => why.fmt(out),
         }
     }
 }
@@ -242,6 +246,9 @@ pub fn boot_id() -> String {
 /// The TCP ports that are listened on where this process is, in its network namespace.
 #[must_use]
 pub fn listening_ports(pid: u32) -> HashSet<u16> {
+    #[cfg(target_os = "macos")]
+    return macos::look::listening_ports(pid);
+    #[cfg(not(target_os = "macos"))]
     linux::procfs::Proc::default().listening_ports(pid)
 }
 
@@ -288,7 +295,9 @@ pub fn start(
     };
     #[cfg(target_os = "linux")]
     let system = linux::look::Look::default();
-    #[cfg(not(target_os = "linux"))]
+    #[cfg(target_os = "macos")]
+    let system = macos::look::Look::default();
+    #[cfg(not(any(target_os = "linux", target_os = "macos")))]
     let system = sysinfo::Look::default();
     Ok(Box::new(polling::PollingCollector::new(system, interest, wanted.interval, Some(why.to_string()))))
 }
@@ -301,7 +310,13 @@ fn events(
 ) -> Result<Box<dyn Collector>, DegradationReason> {
     #[cfg(target_os = "linux")]
     return Ok(Box::new(linux::ebpf::EbpfCollector::start(interest, syscalls, kept)?));
-    #[cfg(not(target_os = "linux"))]
+    #[cfg(target_os = "macos")]
+    {
+        let _ = (syscalls, kept);
+        let source = macos::client::listen(&interest.markers).map_err(DegradationReason::EndpointSecurity)?;
+        Ok(Box::new(watched::WatchedCollector::new(source, macos::look::Look::beside_events())))
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "macos")))]
     {
         let _ = (interest, syscalls, kept);
         Err(DegradationReason::UnsupportedSystem)

@@ -36,10 +36,21 @@ fn boot_time() -> u64 {
 /// Nanoseconds since boot.
 #[must_use]
 pub fn boot_ns() -> u64 {
-    static FIRST: OnceLock<(Instant, u64)> = OnceLock::new();
-    let (began, since_boot) = FIRST
-        .get_or_init(|| (Instant::now(), boot_ns_at(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())));
-    since_boot.saturating_add(nanoseconds(began.elapsed()))
+    static FIRST: OnceLock<(Duration, u64)> = OnceLock::new();
+    let (began, since_boot) =
+        FIRST.get_or_init(|| (steady(), boot_ns_at(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())));
+    since_boot.saturating_add(nanoseconds(steady().saturating_sub(*began)))
+}
+
+/// Time since some moment, of a clock that no one sets and that goes on while the machine sleeps.
+fn steady() -> Duration {
+    #[cfg(target_os = "macos")]
+    return super::macos::look::steady();
+    #[cfg(not(target_os = "macos"))]
+    {
+        static FIRST: OnceLock<Instant> = OnceLock::new();
+        FIRST.get_or_init(Instant::now).elapsed()
+    }
 }
 
 /// The same of a time of the wall clock, since 1970.
@@ -58,8 +69,17 @@ pub fn boot_id() -> String {
     boot_time().to_string()
 }
 
+/// When a process began, since 1970, as exactly as the system tells.
+fn start_of(process: &Process) -> Duration {
+    #[cfg(target_os = "macos")]
+    if let Some(start) = super::macos::look::start(process.pid().as_u32()) {
+        return start;
+    }
+    Duration::from_secs(process.start_time())
+}
+
 fn glance_of(process: &Process) -> Glance {
-    let start_ns = process.start_time().saturating_sub(boot_time()) * 1_000_000_000;
+    let start_ns = boot_ns_at(start_of(process));
     let path = process.exe().map(|path| path.as_os_str().as_encoded_bytes()).unwrap_or_default();
     Glance {
         process: ProcessKey { pid: process.pid().as_u32(), start_ns },
@@ -114,6 +134,13 @@ pub fn program(pid: u32) -> Option<Exec> {
     one(pid, all(), |process| exec_of(process, &[]))
 }
 
+/// What this process runs, with those of these variables that it began with.
+#[must_use]
+pub fn exec(process: ProcessKey, markers: &[String]) -> Option<Exec> {
+    let of = |found: &Process| (glance_of(found).process == process).then(|| exec_of(found, markers));
+    one(process.pid, all(), of).flatten()
+}
+
 /// Those of these variables that it began with.
 #[must_use]
 pub fn variables(process: ProcessKey, names: &[String]) -> Vec<String> {
@@ -146,8 +173,7 @@ impl System for Look {
     }
 
     fn program(&mut self, process: ProcessKey, markers: &[String]) -> Program {
-        let of = |found: &Process| (glance_of(found).process == process).then(|| exec_of(found, markers));
-        one(process.pid, all(), of).flatten().map_or(Program::None, |exec| Program::Is(Box::new(exec)))
+        exec(process, markers).map_or(Program::None, |exec| Program::Is(Box::new(exec)))
     }
 
     fn cpu_time(&self) -> Duration {
