@@ -293,9 +293,13 @@ impl Connections {
             _ => "outbound",
         };
         let mut row = before.unwrap_or_else(|| begin(step, direction, &mut context));
-        // The collector counts from here on.
-        row.identity.sent = row.bytes_sent.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
-        row.identity.received = row.bytes_received.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
+        if matches!(step.bytes, None | Some((0, 0))) {
+            // The collector counts from here on.
+            row.identity.sent = row.bytes_sent.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
+            row.identity.received = row.bytes_received.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
+        } else {
+            add_bytes(&mut row, step, &mut context);
+        }
         row.state = state_name(state);
         set_local(&mut row, step);
         if step.transport == Transport::Udp && direction != "listen" {

@@ -523,8 +523,7 @@ fn connection(step: Step, error: i32) -> Connection {
         remote_pid: 0,
         step,
         error,
-        bytes_sent: 0,
-        bytes_received: 0,
+        bytes: Some((0, 0)),
         net_ns: 1,
     }
 }
@@ -629,7 +628,7 @@ fn an_accepted_connection_is_inbound_and_may_be_half_closed_by_then() {
     let row = bench.connections().remove(0);
     assert_eq!((row.direction, row.state, row.fd), ("inbound", "close_wait", Some(4)));
     bench.feed(10, step(Some(TcpState::LastAck), 0));
-    let sent = Connection { bytes_sent: 5, bytes_received: 7, ..connection(Step::State(TcpState::Close), 0) };
+    let sent = Connection { bytes: Some((5, 7)), ..connection(Step::State(TcpState::Close), 0) };
     bench.feed(10, EventKind::Connection(sent));
     let row = bench.connections().remove(0);
     assert_eq!((row.state, row.bytes_sent, row.bytes_received), ("closed", Some(5), Some(7)));
@@ -665,9 +664,14 @@ fn what_is_listened_on_is_no_connection() {
 fn a_flow_is_a_connection_with_its_first_datagram() {
     let mut bench = Bench::new();
     bench.feed(10, exec_of(1, CLAUDE, &["claude"]));
-    let flow = |step: Step, port: u16, bytes_sent: u64| {
+    let flow = |step: Step, port: u16, sent: u64| {
         let remote = ([192, 0, 2, 1], port).into();
-        EventKind::Connection(Connection { transport: Transport::Udp, remote, bytes_sent, ..connection(step, 0) })
+        EventKind::Connection(Connection {
+            transport: Transport::Udp,
+            remote,
+            bytes: Some((sent, 0)),
+            ..connection(step, 0)
+        })
     };
     bench.feed(10, flow(Step::Flow(FlowStart::Connected), 53, 0));
     bench.feed(10, flow(Step::Flow(FlowStart::Connected), 54, 0));
@@ -688,7 +692,7 @@ fn a_flow_is_a_connection_with_its_first_datagram() {
 fn what_came_before_the_end_may_be_read_after_it() {
     let mut bench = Bench::new();
     bench.feed(10, exec_of(1, CLAUDE, &["claude"]));
-    let read = |step: Step, bytes_received| EventKind::Connection(Connection { bytes_received, ..connection(step, 0) });
+    let read = |step: Step, read| EventKind::Connection(Connection { bytes: Some((0, read)), ..connection(step, 0) });
     bench.feed(10, step(Some(TcpState::SynSent), 0));
     bench.feed(10, step(None, 0));
     for state in [TcpState::Established, TcpState::FinWait1, TcpState::FinWait2] {
