@@ -4,7 +4,7 @@ mod again;
 mod belong;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -29,13 +29,15 @@ struct Told {
     running: Vec<Event>,
     open: Vec<Event>,
     blind: bool,
+    /// Records.
+    lost: i64,
 }
 
-struct NoProbe;
+struct Lost(i64);
 
-impl Probe for NoProbe {
+impl Probe for Lost {
     fn collector(&self) -> Vec<CollectorRow> {
-        Vec::new()
+        vec![CollectorRow { ring_full: self.0, ..CollectorRow::default() }]
     }
 
     fn open_bytes(&self) -> HashMap<u64, (u64, u64)> {
@@ -81,13 +83,13 @@ impl Collector for Told {
     }
     fn sweep(&mut self) {}
     fn probe(&self) -> Arc<dyn Probe> {
-        Arc::new(NoProbe)
+        Arc::new(Lost(self.lost))
     }
 }
 
-/// The processes of a machine, by pid, with their parents, and what is in their environment.
+/// The processes of a machine, by pid, with their parents, what is in their environment, and all sockets.
 #[derive(Clone, Default)]
-struct Fake(Rc<RefCell<HashMap<u32, u32>>>, Rc<RefCell<HashMap<u32, Vec<String>>>>);
+struct Fake(Rc<RefCell<HashMap<u32, u32>>>, Rc<RefCell<HashMap<u32, Vec<String>>>>, Rc<RefCell<HashSet<u64>>>);
 
 impl Machine for Fake {
     fn standing(&self, pid: u32) -> Option<Standing> {
@@ -96,6 +98,9 @@ impl Machine for Fake {
     }
     fn variables(&self, process: ProcessKey, _: &[String]) -> Vec<String> {
         self.1.borrow().get(&process.pid).cloned().unwrap_or_default()
+    }
+    fn sockets(&self) -> Option<HashSet<u64>> {
+        Some(self.2.borrow().clone())
     }
     fn program(&self, _: u32) -> Program {
         Program { path: Some("/usr/bin/make".into()), argv: vec!["make".into(), "all".into()], cwd: None }
@@ -351,6 +356,34 @@ fn a_process_whose_exit_was_lost_ends_by_its_absence() {
     idle(&mut bench, 2);
     assert_eq!((bench.agents()[0].state.as_deref(), bench.agents()[0].exit_code), (Some("exited"), None));
     assert_eq!(bench.told.released, [MARK]);
+}
+
+#[test]
+fn after_a_loss_a_connection_whose_end_was_lost_ends_by_its_absence() {
+    let mut bench = Bench::new();
+    bench.machine.0.borrow_mut().insert(10, 1);
+    bench.machine.2.borrow_mut().insert(2);
+    bench.feed(10, exec_of(1, CLAUDE, &["claude"]));
+    bench.feed(10, EventKind::Connection(connection(Step::Accept(TcpState::Established), 0)));
+    let flow =
+        Connection { socket_id: 7, inode: 8, transport: Transport::Udp, ..connection(Step::Flow(FlowStart::Sent), 0) };
+    bench.feed(10, EventKind::Connection(flow));
+    let idle = |bench: &mut Bench, seconds: u64| {
+        bench.now += seconds * 1_000_000_000;
+        bench.engine.take(&mut Vec::new(), bench.now, &mut bench.told);
+        bench.connections().iter().map(|row| row.state).collect::<Vec<_>>()
+    };
+    idle(&mut bench, 6);
+    assert_eq!(idle(&mut bench, 2), ["established", "established"], "nothing was lost: their ends will come");
+    bench.told.lost = 1;
+    idle(&mut bench, 6);
+    assert_eq!(idle(&mut bench, 2), ["closed", "established"], "nobody has socket 8");
+    bench.machine.2.borrow_mut().clear();
+    idle(&mut bench, 6);
+    assert_eq!(idle(&mut bench, 2), ["closed", "established"], "nothing was lost since");
+    bench.told.lost = 2;
+    idle(&mut bench, 6);
+    assert_eq!(idle(&mut bench, 2), ["closed", "closed"]);
 }
 
 #[test]
