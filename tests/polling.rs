@@ -30,7 +30,7 @@ child = os.fork()
 if child == 0:
     listener.close(); local.close()
     reads = open('/etc/passwd'); os.set_inheritable(reads.fileno(), True)
-    client = socket.create_connection(address)
+    client = socket.create_connection(address); client.sendall(b'x' * 1000)
     wait('go'); client.close()
     os.execvp('sleep', ['sleep', '60'])
 server, peer = listener.accept()
@@ -171,11 +171,13 @@ fn all_of_a_tree(own_network: bool, test: &str) {
     // Connections, in whatever namespace, by both ends.
     let ns = tree.net_namespace.as_str();
     let (port, peer) = (tree.port.as_str(), tree.peer_port.as_str());
+    // Bytes are told where the recorder is.
+    let bytes = |bytes| if own_network { "NULL" } else { bytes };
     let expected = [
-        [&server, "tcp", "inbound", port, peer, "established", "NULL", ns],
+        [&server, "tcp", "inbound", port, peer, "established", bytes("0"), ns],
         [&server, "tcp", "listen", port, "NULL", "listening", "NULL", ns],
         [&server, "unix", "listen", "NULL", "NULL", "listening", "NULL", ns],
-        [&child, "tcp", "outbound", peer, port, "established", "NULL", ns],
+        [&child, "tcp", "outbound", peer, port, "established", bytes("1000"), ns],
     ];
     assert_eq!(connections(recorder, &tree), expected);
 

@@ -316,10 +316,9 @@ pub struct Connection {
     pub step: Step,
     /// errno: of the call, or of the socket when the state became `Close`; 0 for none.
     pub error: i32,
-    /// Bytes sent so far.
-    pub bytes_sent: u64,
-    /// Bytes received so far.
-    pub bytes_received: u64,
+    /// Bytes (sent, received) so far, of the time that the collector knows of: of what was found, all of its life. `None`
+    /// where they are not known.
+    pub bytes: Option<(u64, u64)>,
     /// Inode of the network namespace.
     pub net_ns: u32,
 }

@@ -13,6 +13,8 @@ mod adopt;
 pub mod abi;
 pub mod decode;
 #[cfg(target_os = "linux")]
+mod diag;
+#[cfg(target_os = "linux")]
 pub mod ebpf;
 #[cfg(target_os = "linux")]
 pub mod look;

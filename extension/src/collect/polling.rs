@@ -11,11 +11,12 @@ pub mod system;
 pub(super) mod tree;
 
 use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::descent::{Descent, NO_MARK, Node};
+use super::descent::{Descent, Member, NO_MARK, Node};
 use crate::collect::{CollectError, Collector, Interest, Place, boot_ns};
 use crate::event::{Event, EventKind, Exec, Fork, Mark, Step};
 use crate::record::Probe;
@@ -46,6 +47,8 @@ const KINDS: [&str; 6] = ["fork", "exec", "exit", "open", "close", "connection"]
 struct Shared {
     told: [AtomicU64; KINDS.len()],
     discarded: AtomicU64,
+    /// Bytes (sent, received) of each connection of agents.
+    bytes: Mutex<HashMap<u64, (u64, u64)>>,
     /// Nanoseconds between the last two looks, and of CPU that they take of late.
     interval: AtomicU64,
     cost: AtomicU64,
@@ -172,7 +175,7 @@ impl<S: System> PollingCollector<S> {
         }
         // Of those whose exit is told next, too: the ends of what they had open come before.
         let members = self.known.members();
-        self.trees.look(&mut self.system, &members, now, &mut events);
+        self.look_at_trees(&members, now, &mut events);
         events.append(&mut exits);
         self.count(&events);
         self.ready.append(&mut events);
@@ -182,6 +185,11 @@ impl<S: System> PollingCollector<S> {
             (self.cost, self.pause) = (Duration::ZERO, Duration::ZERO); // it was a look at all of the machine, and says nothing of the next
         }
         Ok(())
+    }
+
+    fn look_at_trees(&mut self, members: &[Member], now: u64, events: &mut Vec<Event>) {
+        self.trees.look(&mut self.system, members, now, events);
+        *self.shared.bytes.lock().unwrap_or_else(PoisonError::into_inner) = self.trees.bytes();
     }
 
     fn is_due(&self, known: &Known, now: Instant) -> bool {
@@ -341,7 +349,7 @@ impl<S: System> Collector for PollingCollector<S> {
     fn open_already(&mut self) -> Vec<Event> {
         let members = self.known.members();
         let mut events = Vec::new();
-        self.trees.look(&mut self.system, &members, boot_ns(), &mut events);
+        self.look_at_trees(&members, boot_ns(), &mut events);
         self.count(&events);
         // What ended meanwhile is told as an event.
         let (open, ended) = events.into_iter().partition(|event| match &event.kind {
@@ -446,6 +454,11 @@ impl Probe for PollingProbe {
 
     fn open_bytes(&self) -> HashMap<u64, (u64, u64)> {
         HashMap::new()
+    }
+
+    fn socket_bytes(&self) -> HashMap<(u64, Option<SocketAddr>), (u64, u64)> {
+        let bytes = self.shared.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        bytes.iter().map(|(socket_id, bytes)| ((*socket_id, None), *bytes)).collect()
     }
 }
 

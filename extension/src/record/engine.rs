@@ -256,7 +256,6 @@ impl Engine {
             catalogue: &self.catalogue,
             meaning: &self.meaning,
             names: &self.names,
-            counts: self.counts,
         };
         let published = take(&mut self.files, &mut self.connections, context);
         self.discarded += u64::from(!published);
@@ -700,8 +699,6 @@ pub(super) struct Context<'a> {
     pub catalogue: &'a Catalogue,
     pub meaning: &'a Meaning,
     pub names: &'a Names,
-    /// Bytes are counted.
-    pub counts: bool,
 }
 
 /// From an instance's first exec to the moment since which all of it is seen; `None` while it is not.

@@ -1,6 +1,7 @@
 //! What has to be read from the machine about a process that may be an agent, at the moment when it starts.
 
 use std::cell::OnceCell;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -144,6 +145,8 @@ pub(super) trait Machine {
     fn program(&self, pid: u32) -> Program;
     /// Those of these variables that its program began with, as `NAME=VALUE`.
     fn variables(&self, process: ProcessKey, names: &[String]) -> Vec<String>;
+    /// The inodes of all sockets that some process has; `None` where that is not known.
+    fn sockets(&self) -> Option<HashSet<u64>>;
 }
 
 /// Where a process stands.
@@ -202,6 +205,10 @@ impl Machine for Sysinfo {
     fn variables(&self, process: ProcessKey, names: &[String]) -> Vec<String> {
         crate::collect::sysinfo::variables(process, names)
     }
+
+    fn sockets(&self) -> Option<HashSet<u64>> {
+        None
+    }
 }
 
 /// /proc of Linux.
@@ -225,6 +232,13 @@ impl Machine for Procfs {
         let argv =
             if arguments.is_empty() { Vec::new() } else { arguments.split(|byte| *byte == 0).map(escape).collect() };
         Program { path: link("exe"), argv, cwd: link("cwd") }
+    }
+
+    fn sockets(&self) -> Option<HashSet<u64>> {
+        let proc = Proc::default();
+        let pids = proc.pids().ok()?.into_iter();
+        // Who has ended meanwhile has none.
+        Some(pids.flat_map(|pid| proc.sockets(pid).unwrap_or_default()).map(|(_, inode)| inode).collect())
     }
 
     fn variables(&self, process: ProcessKey, names: &[String]) -> Vec<String> {

@@ -380,8 +380,7 @@ fn connection(record: &[u8]) -> Result<EventKind, DecodeError> {
         remote_pid: raw.remote_pid,
         step,
         error: raw.error,
-        bytes_sent: raw.bytes_sent,
-        bytes_received: raw.bytes_received,
+        bytes: Some((raw.bytes_sent, raw.bytes_received)),
         net_ns: raw.net_ns,
     }))
 }

@@ -5,10 +5,11 @@ use std::ops::RangeInclusive;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
-use super::procfs::{Proc, TICK_NS};
+use super::diag;
+use super::procfs::{Proc, TICK_NS, socket_inode};
 use super::sockets::{chosen_ports, sockets};
 use crate::collect::polling::system::{Glance, Handle, OpenFile, Program, Socket, System};
-use crate::event::{Exec, ProcessKey};
+use crate::event::{Exec, ProcessKey, TcpState, Transport};
 use crate::hash::fnv1a;
 
 /// `KCMP_FILE` (`linux/kcmp.h`).
@@ -96,8 +97,7 @@ impl System for Look {
             if target.starts_with('/') {
                 return Some(Handle::File(target));
             }
-            let inode = target.strip_prefix("socket:[")?.strip_suffix(']')?;
-            Some(Handle::Socket(inode.parse().ok()?))
+            Some(Handle::Socket(socket_inode(&target)?))
         };
         let open = self.proc.descriptors(pid)?;
         Some(open.into_iter().filter_map(|(fd, target)| Some((fd, handle(target)?))).collect())
@@ -133,7 +133,17 @@ impl System for Look {
     }
 
     fn sockets(&mut self, pid: u32) -> Option<Vec<Socket>> {
-        sockets(&self.proc, pid, &self.chosen)
+        let mut found = sockets(&self.proc, pid, &self.chosen)?;
+        let speaks = found.iter().any(|socket| socket.transport == Transport::Tcp && socket.state != TcpState::Listen);
+        // The kernel answers for the namespace that we are in.
+        if speaks && self.net_ns(pid) == self.net_ns(std::process::id()) {
+            // Without an answer they stay unknown.
+            let bytes = diag::bytes().unwrap_or_default();
+            for socket in &mut found {
+                socket.bytes = bytes.get(&socket.inode).copied();
+            }
+        }
+        Some(found)
     }
 
     fn began(&self) -> Option<u64> {

@@ -81,7 +81,7 @@ fn inet(line: &str, transport: Transport, v6: bool) -> Option<Socket> {
     };
     // What rests is nobody's any more, and has no inode.
     let whole = inode != 0 && state != TcpState::Close;
-    whole.then_some(Socket { inode, transport, v6, local, remote, path: None, state, connected: true })
+    whole.then_some(Socket { inode, transport, v6, local, remote, path: None, state, connected: true, bytes: None })
 }
 
 /// Words of four bytes as the processor has them, in the order of the network (`get_tcp4_sock`, `net/ipv4/tcp_ipv4.c`).
@@ -119,6 +119,7 @@ fn unix(line: &str) -> Option<Socket> {
         path: Some(path.to_owned()),
         state,
         connected: false,
+        bytes: None,
     })
 }
 

@@ -73,6 +73,8 @@ pub struct Socket {
     pub state: TcpState,
     /// This end connected.
     pub connected: bool,
+    /// Bytes (sent, received) since it began, where that is known.
+    pub bytes: Option<(u64, u64)>,
 }
 
 /// A system.

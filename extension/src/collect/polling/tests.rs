@@ -259,6 +259,7 @@ fn a_connection_from_look_to_look() {
         path: None,
         state,
         connected: true,
+        bytes: None,
     };
     let shows = |sockets: &[Socket]| machine.listens(sockets.to_vec());
     shows(&[socket(7, TcpState::SynSent), socket(8, TcpState::Established), socket(9, TcpState::Established)]);
@@ -298,4 +299,41 @@ fn a_look_that_is_dear_is_followed_by_a_long_pause() {
     machine.0.cost.set(Duration::from_secs(1));
     look(&mut collector);
     assert_eq!(pause(&collector), AT_MOST);
+}
+
+#[test]
+fn bytes_of_a_connection_are_those_of_the_last_look() {
+    let (machine, mut collector) = with_agent();
+    let address = SocketAddr::from(([127, 0, 0, 1], 80));
+    let speak = |bytes| {
+        let (local, remote, transport, state) = (address, address, Transport::Tcp, TcpState::Established);
+        machine.listens(vec![Socket {
+            inode: 7,
+            transport,
+            v6: false,
+            local,
+            remote,
+            path: None,
+            state,
+            connected: true,
+            bytes,
+        }]);
+    };
+    let bytes_of = |events: &[Event]| match &events[0].kind {
+        EventKind::Connection(connection) => connection.bytes,
+        other => panic!("{other:?}"),
+    };
+    machine.open(20, &[(3, Handle::Socket(7))]);
+    speak(Some((1, 2)));
+    assert_eq!(bytes_of(&look(&mut collector)), Some((1, 2)));
+    speak(Some((10, 20)));
+    assert_eq!(told(&look(&mut collector)), []);
+    let now = |collector: &PollingCollector<Machine>| collector.probe().socket_bytes();
+    assert_eq!(now(&collector), HashMap::from([((7, None), (10, 20))]));
+    speak(None);
+    look(&mut collector);
+    machine.open(20, &[]);
+    let events = look(&mut collector);
+    assert_eq!((told(&events), bytes_of(&events)), (vec![("end", 20)], Some((10, 20))));
+    assert_eq!(now(&collector), HashMap::new());
 }

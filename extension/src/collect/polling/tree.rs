@@ -76,6 +76,11 @@ impl Trees {
         Self { connections_alone: true, ..Self::default() }
     }
 
+    /// Bytes (sent, received) of each connection of which they are known, as they were at the last look.
+    pub(in crate::collect) fn bytes(&self) -> HashMap<u64, (u64, u64)> {
+        self.spoken.iter().filter_map(|(inode, spoken)| Some((*inode, spoken.socket.bytes?))).collect()
+    }
+
     /// Looks at the processes of trees (the eldest first), and tells what is new and what has ended.
     pub(in crate::collect) fn look(
         &mut self,
@@ -253,6 +258,7 @@ impl Trees {
             match (self.spoken.get_mut(&inode), there) {
                 (Some(spoken), Some((_, found))) => {
                     spoken.misses = 0;
+                    spoken.socket.bytes = found.bytes.or(spoken.socket.bytes);
                     if found.remote == spoken.socket.remote && found.state == spoken.socket.state {
                         continue;
                     }
@@ -284,7 +290,7 @@ impl Trees {
 
 impl Spoken {
     fn tell(&self, step: Step, now_ns: u64) -> Event {
-        let Socket { inode, transport, v6, local, remote, path, connected, .. } = self.socket.clone();
+        let Socket { inode, transport, v6, local, remote, path, connected, bytes, .. } = self.socket.clone();
         let connection = Connection {
             socket_id: inode,
             inode,
@@ -298,8 +304,7 @@ impl Spoken {
             remote_pid: 0,
             step,
             error: 0,
-            bytes_sent: 0,
-            bytes_received: 0,
+            bytes,
             net_ns: self.net_ns,
         };
         event(self.owner, self.mark, now_ns, EventKind::Connection(connection))

@@ -245,7 +245,17 @@ fn connections_are_looked_at_where_nothing_tells_of_them() {
     machine.open(20, &[(4, Handle::Socket(7)), (5, Handle::File("/file".to_owned()))]);
     let state = TcpState::Established;
     let (local, remote, transport) = (address, address, Transport::Tcp);
-    machine.listens(vec![Socket { inode: 7, transport, v6: false, local, remote, path: None, state, connected: true }]);
+    machine.listens(vec![Socket {
+        inode: 7,
+        transport,
+        v6: false,
+        local,
+        remote,
+        path: None,
+        state,
+        connected: true,
+        bytes: None,
+    }]);
     assert_eq!(told_of(&collector.open_already()), [("found", 20)], "of files events tell");
     assert_eq!(told_of(&drain(&mut collector)), [], "there is no agent");
     machine.open(20, &[]);

@@ -51,9 +51,10 @@ pub(super) fn set_name(row: &mut ConnectionRow, name: &Named) {
 pub(super) fn add_bytes(row: &mut ConnectionRow, step: &Connection, context: &mut Context<'_>) {
     let now = |before: u64, counted: u64| i64::try_from(before.saturating_add(counted)).unwrap_or(i64::MAX);
     let identity = row.identity;
-    let (Some(sent), Some(received)) = (row.bytes_sent.as_mut(), row.bytes_received.as_mut()) else { return };
-    let more_sent = (now(identity.sent, step.bytes_sent) - *sent).max(0);
-    let more_received = (now(identity.received, step.bytes_received) - *received).max(0);
+    let Some((all_sent, all_received)) = step.bytes.filter(|_| row.direction != "listen") else { return };
+    let (sent, received) = (row.bytes_sent.get_or_insert(0), row.bytes_received.get_or_insert(0));
+    let more_sent = (now(identity.sent, all_sent) - *sent).max(0);
+    let more_received = (now(identity.received, all_received) - *received).max(0);
     *sent += more_sent;
     *received += more_received;
     if let Some(instance) = context.instance.as_deref_mut().filter(|_| more_sent + more_received > 0) {
@@ -80,6 +81,7 @@ pub(super) fn begin(step: &Connection, direction: &'static str, context: &mut Co
     let unix = step.transport == Transport::Unix;
     let remote = (!listens && !unix).then_some(step.remote);
     let family = if step.v6 { AF_INET6 } else { AF_INET };
+    let counted = step.bytes.filter(|_| !listens).map(|_| 0);
     let mut row = ConnectionRow {
         eid: context.clock.next_eid(),
         time_ns: context.time_ns,
@@ -97,8 +99,8 @@ pub(super) fn begin(step: &Connection, direction: &'static str, context: &mut Co
         remote_pid: (step.remote_pid != 0).then(|| step.remote_pid.into()),
         state,
         start_time: context.time_ns / 1_000_000_000,
-        bytes_sent: (!listens && context.counts).then_some(0),
-        bytes_received: (!listens && context.counts).then_some(0),
+        bytes_sent: counted,
+        bytes_received: counted,
         uid: context.process.uid.map(i64::from),
         net_namespace: (step.net_ns != 0).then(|| step.net_ns.to_string().into()),
         ..ConnectionRow::default()

@@ -4,7 +4,7 @@ mod again;
 mod belong;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -29,13 +29,15 @@ struct Told {
     running: Vec<Event>,
     open: Vec<Event>,
     blind: bool,
+    /// Records.
+    lost: i64,
 }
 
-struct NoProbe;
+struct Lost(i64);
 
-impl Probe for NoProbe {
+impl Probe for Lost {
     fn collector(&self) -> Vec<CollectorRow> {
-        Vec::new()
+        vec![CollectorRow { ring_full: self.0, ..CollectorRow::default() }]
     }
 
     fn open_bytes(&self) -> HashMap<u64, (u64, u64)> {
@@ -81,13 +83,13 @@ impl Collector for Told {
     }
     fn sweep(&mut self) {}
     fn probe(&self) -> Arc<dyn Probe> {
-        Arc::new(NoProbe)
+        Arc::new(Lost(self.lost))
     }
 }
 
-/// The processes of a machine, by pid, with their parents, and what is in their environment.
+/// The processes of a machine, by pid, with their parents, what is in their environment, and all sockets.
 #[derive(Clone, Default)]
-struct Fake(Rc<RefCell<HashMap<u32, u32>>>, Rc<RefCell<HashMap<u32, Vec<String>>>>);
+struct Fake(Rc<RefCell<HashMap<u32, u32>>>, Rc<RefCell<HashMap<u32, Vec<String>>>>, Rc<RefCell<HashSet<u64>>>);
 
 impl Machine for Fake {
     fn standing(&self, pid: u32) -> Option<Standing> {
@@ -96,6 +98,9 @@ impl Machine for Fake {
     }
     fn variables(&self, process: ProcessKey, _: &[String]) -> Vec<String> {
         self.1.borrow().get(&process.pid).cloned().unwrap_or_default()
+    }
+    fn sockets(&self) -> Option<HashSet<u64>> {
+        Some(self.2.borrow().clone())
     }
     fn program(&self, _: u32) -> Program {
         Program { path: Some("/usr/bin/make".into()), argv: vec!["make".into(), "all".into()], cwd: None }
@@ -354,6 +359,34 @@ fn a_process_whose_exit_was_lost_ends_by_its_absence() {
 }
 
 #[test]
+fn after_a_loss_a_connection_whose_end_was_lost_ends_by_its_absence() {
+    let mut bench = Bench::new();
+    bench.machine.0.borrow_mut().insert(10, 1);
+    bench.machine.2.borrow_mut().insert(2);
+    bench.feed(10, exec_of(1, CLAUDE, &["claude"]));
+    bench.feed(10, EventKind::Connection(connection(Step::Accept(TcpState::Established), 0)));
+    let flow =
+        Connection { socket_id: 7, inode: 8, transport: Transport::Udp, ..connection(Step::Flow(FlowStart::Sent), 0) };
+    bench.feed(10, EventKind::Connection(flow));
+    let idle = |bench: &mut Bench, seconds: u64| {
+        bench.now += seconds * 1_000_000_000;
+        bench.engine.take(&mut Vec::new(), bench.now, &mut bench.told);
+        bench.connections().iter().map(|row| row.state).collect::<Vec<_>>()
+    };
+    idle(&mut bench, 6);
+    assert_eq!(idle(&mut bench, 2), ["established", "established"], "nothing was lost: their ends will come");
+    bench.told.lost = 1;
+    idle(&mut bench, 6);
+    assert_eq!(idle(&mut bench, 2), ["closed", "established"], "nobody has socket 8");
+    bench.machine.2.borrow_mut().clear();
+    idle(&mut bench, 6);
+    assert_eq!(idle(&mut bench, 2), ["closed", "established"], "nothing was lost since");
+    bench.told.lost = 2;
+    idle(&mut bench, 6);
+    assert_eq!(idle(&mut bench, 2), ["closed", "closed"]);
+}
+
+#[test]
 fn a_process_whose_fork_was_lost_is_taken_in_when_it_acts() {
     let mut bench = Bench::new();
     bench.feed(10, exec_of(1, CLAUDE, &["claude"]));
@@ -523,8 +556,7 @@ fn connection(step: Step, error: i32) -> Connection {
         remote_pid: 0,
         step,
         error,
-        bytes_sent: 0,
-        bytes_received: 0,
+        bytes: Some((0, 0)),
         net_ns: 1,
     }
 }
@@ -629,7 +661,7 @@ fn an_accepted_connection_is_inbound_and_may_be_half_closed_by_then() {
     let row = bench.connections().remove(0);
     assert_eq!((row.direction, row.state, row.fd), ("inbound", "close_wait", Some(4)));
     bench.feed(10, step(Some(TcpState::LastAck), 0));
-    let sent = Connection { bytes_sent: 5, bytes_received: 7, ..connection(Step::State(TcpState::Close), 0) };
+    let sent = Connection { bytes: Some((5, 7)), ..connection(Step::State(TcpState::Close), 0) };
     bench.feed(10, EventKind::Connection(sent));
     let row = bench.connections().remove(0);
     assert_eq!((row.state, row.bytes_sent, row.bytes_received), ("closed", Some(5), Some(7)));
@@ -665,9 +697,14 @@ fn what_is_listened_on_is_no_connection() {
 fn a_flow_is_a_connection_with_its_first_datagram() {
     let mut bench = Bench::new();
     bench.feed(10, exec_of(1, CLAUDE, &["claude"]));
-    let flow = |step: Step, port: u16, bytes_sent: u64| {
+    let flow = |step: Step, port: u16, sent: u64| {
         let remote = ([192, 0, 2, 1], port).into();
-        EventKind::Connection(Connection { transport: Transport::Udp, remote, bytes_sent, ..connection(step, 0) })
+        EventKind::Connection(Connection {
+            transport: Transport::Udp,
+            remote,
+            bytes: Some((sent, 0)),
+            ..connection(step, 0)
+        })
     };
     bench.feed(10, flow(Step::Flow(FlowStart::Connected), 53, 0));
     bench.feed(10, flow(Step::Flow(FlowStart::Connected), 54, 0));
@@ -688,7 +725,7 @@ fn a_flow_is_a_connection_with_its_first_datagram() {
 fn what_came_before_the_end_may_be_read_after_it() {
     let mut bench = Bench::new();
     bench.feed(10, exec_of(1, CLAUDE, &["claude"]));
-    let read = |step: Step, bytes_received| EventKind::Connection(Connection { bytes_received, ..connection(step, 0) });
+    let read = |step: Step, read| EventKind::Connection(Connection { bytes: Some((0, read)), ..connection(step, 0) });
     bench.feed(10, step(Some(TcpState::SynSent), 0));
     bench.feed(10, step(None, 0));
     for state in [TcpState::Established, TcpState::FinWait1, TcpState::FinWait2] {

@@ -179,7 +179,7 @@ fn a_connection_has_the_addresses_of_its_family() {
     let remote = std::array::from_fn(|index| if index < 4 { [192, 0, 2, 1][index] } else { 0 });
     let EventKind::Connection(v4) = connection(2, 0, remote).unwrap().kind else { panic!() };
     assert_eq!((v4.remote.to_string().as_str(), v4.step, v4.error, v4.fd), ("192.0.2.1:443", Step::Connect, 111, -1));
-    assert_eq!((v4.bytes_sent, v4.bytes_received, v4.transport), (30, 40, Transport::Tcp));
+    assert_eq!((v4.bytes, v4.transport), (Some((30, 40)), Transport::Tcp));
     let EventKind::Connection(v6) =
         connection(10, 7, "2001:db8::1".parse::<Ipv6Addr>().unwrap().octets()).unwrap().kind
     else {
