@@ -115,6 +115,17 @@ fn variables_of(process: &Process, names: &[String]) -> Vec<String> {
     all.filter(|text| text.split_once('=').is_some_and(|(name, _)| names.iter().any(|known| known == name))).collect()
 }
 
+/// The names of the variables that a process began with.
+#[must_use]
+pub fn names_of_variables(pid: u32) -> Vec<String> {
+    let what = ProcessRefreshKind::nothing().with_environ(UpdateKind::Always);
+    let name = |variable: &std::ffi::OsString| {
+        let text = escape(variable.as_encoded_bytes());
+        text.split_once('=').map(|(name, _)| name.to_owned())
+    };
+    one(pid, what, |process| process.environ().iter().filter_map(name).collect()).unwrap_or_default()
+}
+
 fn one<T>(pid: u32, what: ProcessRefreshKind, take: impl FnOnce(&Process) -> T) -> Option<T> {
     let mut system = Sysinfo::new();
     let pid = Pid::from_u32(pid);
@@ -200,6 +211,7 @@ mod tests {
         assert_eq!(program.cwd, std::env::current_dir().unwrap().to_str().unwrap());
         assert!(program.markers.len() == 1 && program.markers[0].starts_with("PATH="));
         assert_eq!(variables(seen.process, &["PATH".to_owned()]), program.markers);
+        assert!(names_of_variables(pid).contains(&"PATH".to_owned()) && names_of_variables(u32::MAX).is_empty());
         let other = ProcessKey { start_ns: seen.process.start_ns + 5_000_000_000, ..seen.process };
         assert_eq!(look.program(other, &[]), Program::None, "the pid is another's");
         assert_eq!(glance(u32::MAX), None);

@@ -1,7 +1,8 @@
 //! Names of users, from the passwd file alone.
 //!
 //! The C library would ask whatever `nsswitch.conf` names, perhaps over the network, and the recording thread must not
-//! wait for that. Users of a directory service have no name here; osquery's `users` has them for a JOIN.
+//! wait for that. Users of a directory service have no name here; osquery's `users` has them for a JOIN. On macOS all
+//! but the system's own are in its directory service, on the machine: there it is asked, once for each user.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -15,6 +16,9 @@ pub struct Users {
     file: PathBuf,
     read: Option<SystemTime>,
     names: HashMap<u32, Text>,
+    /// Of those who are not in it.
+    #[cfg(target_os = "macos")]
+    asked: HashMap<u32, Option<Text>>,
 }
 
 impl Default for Users {
@@ -27,13 +31,23 @@ impl Users {
     /// Users of this file, in the format of `passwd(5)`.
     #[must_use]
     pub fn new(file: PathBuf) -> Self {
-        Self { file, read: None, names: HashMap::new() }
+        Self {
+            file,
+            read: None,
+            names: HashMap::new(),
+            #[cfg(target_os = "macos")]
+            asked: HashMap::new(),
+        }
     }
 
     /// The name of a user id.
     pub fn name(&mut self, uid: u32) -> Option<Text> {
         if !self.names.contains_key(&uid) {
             self.refresh();
+        }
+        #[cfg(target_os = "macos")]
+        if !self.names.contains_key(&uid) {
+            return self.asked.entry(uid).or_insert_with(|| directory_name(uid)).clone();
         }
         self.names.get(&uid).cloned()
     }
@@ -53,6 +67,24 @@ impl Users {
         // The first entry of a uid is its name, as getpwuid has it.
         self.names = text.lines().rev().filter_map(entry).collect();
     }
+}
+
+/// The name of a user as the directory service has it.
+#[cfg(target_os = "macos")]
+fn directory_name(uid: u32) -> Option<Text> {
+    let mut entry = std::mem::MaybeUninit::<libc::passwd>::zeroed();
+    let mut found = std::ptr::null_mut();
+    let mut texts = [0; 4096];
+    // SAFETY: the entry and the room for its texts live as long as what is read of them, and are as large as is said.
+    let error = unsafe { libc::getpwuid_r(uid, entry.as_mut_ptr(), texts.as_mut_ptr(), texts.len(), &raw mut found) };
+    if error != 0 || found.is_null() {
+        return None;
+    }
+    // SAFETY: without an error and with an entry it is whole.
+    let entry = unsafe { entry.assume_init() };
+    // SAFETY: a name that ends in a zero, in the room above.
+    let name = unsafe { std::ffi::CStr::from_ptr(entry.pw_name) };
+    Some(Text::from(crate::event::escape(name.to_bytes())))
 }
 
 #[cfg(test)]

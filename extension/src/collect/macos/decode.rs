@@ -362,8 +362,7 @@ fn connection(socket_id: u64, path: Option<String>, step: Step) -> Connection {
         remote_pid: 0,
         step,
         error: 0,
-        bytes_sent: 0,
-        bytes_received: 0,
+        bytes: None,
         net_ns: 0,
     }
 }

@@ -212,7 +212,7 @@ fn inet(bytes: &[u8], inode: u64, transport: Transport, state: TcpState) -> Opti
         Some(SocketAddr::new(ip, u16::from_be_bytes(array(bytes, port)?)))
     };
     let (local, remote) = (address(LOCAL, LOCAL_PORT)?, address(FOREIGN, FOREIGN_PORT)?);
-    Some(Socket { inode, transport, v6, local, remote, path: None, state, connected: true })
+    Some(Socket { inode, transport, v6, local, remote, path: None, state, connected: true, bytes: None })
 }
 
 /// One that has a name, its own or its peer's: else it is one of a pair.
@@ -230,7 +230,7 @@ fn unix(bytes: &[u8], inode: u64) -> Option<Socket> {
     let nowhere = SocketAddr::new(IpAddr::from([0; 4]), 0);
     let path = Some(path);
     let transport = Transport::Unix;
-    Some(Socket { inode, transport, v6: false, local: nowhere, remote: nowhere, path, state, connected })
+    Some(Socket { inode, transport, v6: false, local: nowhere, remote: nowhere, path, state, connected, bytes: None })
 }
 
 /// Of connections by TCP: those to a port that is listened on were accepted.

@@ -382,7 +382,7 @@ mod tests {
             say(&inbox, 7, number, open_of("/h"));
         }
         inbox.take(head(Kind::Open, 7, 14 + QUEUE as u64 + 3), || None);
-        let all = QUEUE as i64 + 2;
+        let all = i64::try_from(QUEUE).unwrap() + 2;
         let told = row(&source, "open");
         assert_eq!(
             (told.seen, told.submitted, told.ring_full),
