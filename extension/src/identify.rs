@@ -139,6 +139,8 @@ mod cost;
 #[cfg(test)]
 mod facts;
 #[cfg(test)]
+mod macos;
+#[cfg(test)]
 mod malformed;
 #[cfg(test)]
 mod tests;

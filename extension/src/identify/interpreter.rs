@@ -7,10 +7,10 @@ use super::{ARGUMENTS, file_name};
 
 /// File names of interpreters, as the image that runs has them. The kernel compares whole names, so versions are listed.
 /// `env` is one: of a script that begins with `#!/usr/bin/env node` it is the first image, and what it does is the
-/// agent's already. In the order of the alphabet, for it is searched at every start of a program.
+/// agent's already. `Python` is the program in the framework of macOS. In the order of the alphabet, for it is searched at every start of a program.
 #[rustfmt::skip]
 pub const INTERPRETERS: &[&str] = &[
-    "bun", "deno", "env", "node", "node-16", "node-18", "node-20", "node-22", "node-24", "node-26", "node16",
+    "Python", "bun", "deno", "env", "node", "node-16", "node-18", "node-20", "node-22", "node-24", "node-26", "node16",
     "node18", "node20", "node22", "node24", "node26", "nodejs", "npx", "pypy3", "python", "python3",
     "python3.10", "python3.11", "python3.12", "python3.13", "python3.13t", "python3.14", "python3.14t",
     "python3.15", "python3.16", "python3.8", "python3.9", "tsx", "uv", "uvx",

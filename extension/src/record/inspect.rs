@@ -6,10 +6,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::collect::linux::procfs::Proc;
-#[cfg(any(all(test, unix), target_os = "linux"))]
-use crate::collect::linux::procfs::Stat;
 pub(super) use crate::collect::linux::procfs::TICK_NS;
+#[cfg(any(all(test, unix), target_os = "linux"))]
+use crate::collect::linux::procfs::{Proc, Stat};
 #[cfg(any(all(test, unix), target_os = "linux"))]
 use crate::event::escape;
 use crate::event::{Exec, ProcessKey};
