@@ -26,26 +26,21 @@ fn all() -> ProcessRefreshKind {
         .with_user(UpdateKind::Always)
 }
 
-/// UNIX seconds of the machine's start, as it was said first: a step of the clock must not change what a process is known
-/// by.
-fn boot_time() -> u64 {
-    static BOOT: OnceLock<u64> = OnceLock::new();
-    *BOOT.get_or_init(Sysinfo::boot_time)
-}
-
-/// Nanoseconds since boot.
+/// The clock of events: nanoseconds, here since 1970 and not since boot. These systems tell the start of a process by the
+/// wall clock, and when they booted only to a second or so, not the same each time: what a process is known by must not
+/// depend on that. It goes on steadily whatever is done to the wall clock.
 #[must_use]
 pub fn boot_ns() -> u64 {
     static FIRST: OnceLock<(Instant, u64)> = OnceLock::new();
-    let (began, since_boot) = FIRST
-        .get_or_init(|| (Instant::now(), boot_ns_at(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())));
-    since_boot.saturating_add(nanoseconds(began.elapsed()))
+    let now = || boot_ns_at(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
+    let (began, first) = FIRST.get_or_init(|| (Instant::now(), now()));
+    first.saturating_add(nanoseconds(began.elapsed()))
 }
 
 /// The same of a time of the wall clock, since 1970.
 #[must_use]
 pub fn boot_ns_at(unix: Duration) -> u64 {
-    nanoseconds(unix.saturating_sub(Duration::from_secs(boot_time())))
+    nanoseconds(unix)
 }
 
 fn nanoseconds(time: Duration) -> u64 {
@@ -55,11 +50,11 @@ fn nanoseconds(time: Duration) -> u64 {
 /// Tells this start of the machine from others.
 #[must_use]
 pub fn boot_id() -> String {
-    boot_time().to_string()
+    Sysinfo::boot_time().to_string()
 }
 
 fn glance_of(process: &Process) -> Glance {
-    let start_ns = process.start_time().saturating_sub(boot_time()) * 1_000_000_000;
+    let start_ns = boot_ns_at(Duration::from_secs(process.start_time()));
     let path = process.exe().map(|path| path.as_os_str().as_encoded_bytes()).unwrap_or_default();
     Glance {
         process: ProcessKey { pid: process.pid().as_u32(), start_ns },
