@@ -3,7 +3,6 @@
 //! Compiled on Linux for its tests alone: there `/proc` tells more, and the exact start.
 
 use std::io;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sysinfo::{Pid, Process, ProcessRefreshKind, ProcessStatus, ProcessesToUpdate, System as Sysinfo, UpdateKind};
@@ -26,15 +25,12 @@ fn all() -> ProcessRefreshKind {
         .with_user(UpdateKind::Always)
 }
 
-/// The clock of events: nanoseconds, here since 1970 and not since boot. These systems tell the start of a process by the
-/// wall clock, and when they booted only to a second or so, not the same each time: what a process is known by must not
-/// depend on that. It goes on steadily whatever is done to the wall clock.
+/// The clock of events: nanoseconds, here since 1970 and not since boot. These systems tell the start of a process, and when
+/// something happened, by the wall clock, and when they booted only to a second or so, not the same each time: what a
+/// process is known by must not depend on that.
 #[must_use]
 pub fn boot_ns() -> u64 {
-    static FIRST: OnceLock<(Instant, u64)> = OnceLock::new();
-    let now = || boot_ns_at(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
-    let (began, first) = FIRST.get_or_init(|| (Instant::now(), now()));
-    first.saturating_add(nanoseconds(began.elapsed()))
+    boot_ns_at(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 /// The same of a time of the wall clock, since 1970.
