@@ -225,7 +225,8 @@ pub trait Collector {
     fn probe(&self) -> Arc<dyn Probe>;
 }
 
-/// Nanoseconds since boot, the clock of [`Event::boot_ns`].
+/// The clock of [`Event::boot_ns`]: nanoseconds since boot, or since 1970 where the system tells what happened by the wall
+/// clock.
 #[must_use]
 pub fn boot_ns() -> u64 {
     #[cfg(target_os = "linux")]

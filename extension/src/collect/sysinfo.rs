@@ -3,7 +3,6 @@
 //! Compiled on Linux for its tests alone: there `/proc` tells more, and the exact start.
 
 use std::io;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sysinfo::{Pid, Process, ProcessRefreshKind, ProcessStatus, ProcessesToUpdate, System as Sysinfo, UpdateKind};
@@ -26,37 +25,18 @@ fn all() -> ProcessRefreshKind {
         .with_user(UpdateKind::Always)
 }
 
-/// UNIX seconds of the machine's start, as it was said first: a step of the clock must not change what a process is known
-/// by.
-fn boot_time() -> u64 {
-    static BOOT: OnceLock<u64> = OnceLock::new();
-    *BOOT.get_or_init(Sysinfo::boot_time)
-}
-
-/// Nanoseconds since boot.
+/// The clock of events: nanoseconds, here since 1970 and not since boot. These systems tell the start of a process, and when
+/// something happened, by the wall clock, and when they booted only to a second or so, not the same each time: what a
+/// process is known by must not depend on that.
 #[must_use]
 pub fn boot_ns() -> u64 {
-    static FIRST: OnceLock<(Duration, u64)> = OnceLock::new();
-    let (began, since_boot) =
-        FIRST.get_or_init(|| (steady(), boot_ns_at(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())));
-    since_boot.saturating_add(nanoseconds(steady().saturating_sub(*began)))
-}
-
-/// Time since some moment, of a clock that no one sets and that goes on while the machine sleeps.
-fn steady() -> Duration {
-    #[cfg(target_os = "macos")]
-    return super::macos::look::steady();
-    #[cfg(not(target_os = "macos"))]
-    {
-        static FIRST: OnceLock<Instant> = OnceLock::new();
-        FIRST.get_or_init(Instant::now).elapsed()
-    }
+    boot_ns_at(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 /// The same of a time of the wall clock, since 1970.
 #[must_use]
 pub fn boot_ns_at(unix: Duration) -> u64 {
-    nanoseconds(unix.saturating_sub(Duration::from_secs(boot_time())))
+    nanoseconds(unix)
 }
 
 fn nanoseconds(time: Duration) -> u64 {
@@ -66,7 +46,11 @@ fn nanoseconds(time: Duration) -> u64 {
 /// Tells this start of the machine from others.
 #[must_use]
 pub fn boot_id() -> String {
-    boot_time().to_string()
+    #[cfg(target_os = "macos")]
+    if let Some(id) = super::macos::look::boot_session() {
+        return id;
+    }
+    Sysinfo::boot_time().to_string()
 }
 
 /// When a process began, since 1970, as exactly as the system tells.

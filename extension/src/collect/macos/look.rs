@@ -50,17 +50,18 @@ pub fn start(pid: u32) -> Option<Duration> {
     info(pid).as_ref().map(start_of)
 }
 
-/// Time since the machine was started, that it was asleep too (`mach_continuous_time`).
+/// Tells this start of the machine from others: `kern.bootsessionuuid`, which does not change when the clock is set.
 #[must_use]
-pub fn steady() -> Duration {
-    time_of(libc::CLOCK_MONOTONIC_RAW)
-}
-
-fn time_of(clock: libc::clockid_t) -> Duration {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: a valid timespec, and clocks that there are.
-    unsafe { libc::clock_gettime(clock, &raw mut now) };
-    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
+pub fn boot_session() -> Option<String> {
+    let mut uuid = [0_u8; 37];
+    let mut size = uuid.len();
+    let place = uuid.as_mut_ptr().cast::<c_void>();
+    // SAFETY: a name that ends in a zero, and room for as many bytes as are said.
+    let error =
+        unsafe { libc::sysctlbyname(c"kern.bootsessionuuid".as_ptr(), place, &raw mut size, std::ptr::null_mut(), 0) };
+    let text = uuid.get(..size).filter(|_| error == 0)?;
+    let text = text.strip_suffix(&[0]).unwrap_or(text);
+    String::from_utf8(text.to_vec()).ok().filter(|text| !text.is_empty())
 }
 
 /// Bytes of the path of the program that runs; none when it is not told.
@@ -220,7 +221,10 @@ impl System for Look {
     }
 
     fn cpu_time(&self) -> Duration {
-        time_of(libc::CLOCK_THREAD_CPUTIME_ID)
+        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: a valid timespec, and a clock that each thread has.
+        unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut now) };
+        Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
     }
 }
 
