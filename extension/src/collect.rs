@@ -43,6 +43,7 @@ pub enum DegradationReason {
 impl fmt::Display for DegradationReason {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NotPrivileged if cfg!(target_os = "macos") => macos::refusal::Refusal::NotPrivileged.fmt(out),
             Self::NotPrivileged => {
                 out.write_str("eBPF needs root: start it with sudo, or ask a running recorder with --connect")
             }
@@ -314,7 +315,7 @@ fn events(
     #[cfg(target_os = "macos")]
     {
         let _ = (syscalls, kept);
-        let source = macos::client::listen(&interest.markers).map_err(DegradationReason::EndpointSecurity)?;
+        let source = macos::client::listen(interest).map_err(DegradationReason::EndpointSecurity)?;
         Ok(Box::new(watched::WatchedCollector::new(source, macos::look::Look::beside_events())))
     }
     #[cfg(not(any(target_os = "linux", target_os = "macos")))]

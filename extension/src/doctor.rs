@@ -161,7 +161,7 @@ fn collector(checks: &[Check], answered: bool, choice: Choice) -> Check {
     let missing = checks.iter().find(|check| check.state != State::Ok && EVENTS.contains(&check.name));
     let why = match (choice, missing) {
         (Choice::Polling, _) => DegradationReason::Chosen.to_string(),
-        (_, None) if is_root() => return check("collector", State::Ok, "eBPF"),
+        (_, None) if is_root() => return check("collector", State::Ok, TELLS),
         (_, None | Some(_)) if !is_root() => DegradationReason::NotPrivileged.to_string(),
         (_, missing) => missing.map(|check| format!("{}: {}", check.name, check.what)).unwrap_or_default(),
     };
@@ -171,11 +171,18 @@ fn collector(checks: &[Check], answered: bool, choice: Choice) -> Check {
             .mend("say collector: auto");
     }
     let whose = if is_root() { "" } else { " this user's processes" };
-    check("collector", State::Warning, format!("polling{whose}, which sees less than eBPF (docs/platforms.md): {why}"))
+    check(
+        "collector",
+        State::Warning,
+        format!("polling{whose}, which sees less than {TELLS} (docs/platforms.md): {why}"),
+    )
 }
 
-/// What eBPF needs, by the names of the checks.
-const EVENTS: [&str; 5] = ["system", "rights", "btf", "namespace", "program"];
+/// What events need, by the names of the checks.
+const EVENTS: [&str; 6] = ["system", "rights", "btf", "namespace", "program", "endpoint security"];
+
+/// What tells events here.
+const TELLS: &str = if cfg!(target_os = "macos") { "Endpoint Security" } else { "eBPF" };
 
 fn first_line(path: &str) -> Option<String> {
     let text = std::fs::read_to_string(path).ok()?;
@@ -185,7 +192,8 @@ fn first_line(path: &str) -> Option<String> {
 fn system(needed: State) -> Check {
     let release = first_line("/proc/sys/kernel/osrelease").unwrap_or_default();
     let what = format!("{} {release} {}", std::env::consts::OS, std::env::consts::ARCH);
-    let known = cfg!(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")));
+    let linux = cfg!(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")));
+    let known = linux || cfg!(target_os = "macos");
     if known {
         check("system", State::Ok, what)
     } else {
@@ -219,9 +227,17 @@ fn can_load(mask: &str) -> bool {
     has(admin) || (has(perfmon) && has(bpf))
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
 fn kernel(_: State) -> Vec<Check> {
     Vec::new()
+}
+
+#[cfg(target_os = "macos")]
+fn kernel(needed: State) -> Vec<Check> {
+    vec![match crate::collect::macos::client::trial() {
+        Ok(()) => check("endpoint security", State::Ok, "tells this program what happens"),
+        Err(why) => check("endpoint security", needed, why.to_string()),
+    }]
 }
 
 #[cfg(target_os = "linux")]

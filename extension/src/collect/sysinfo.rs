@@ -120,6 +120,9 @@ fn one<T>(pid: u32, what: ProcessRefreshKind, take: impl FnOnce(&Process) -> T) 
 /// One process.
 #[must_use]
 pub fn glance(pid: u32) -> Option<Glance> {
+    #[cfg(target_os = "macos")]
+    return super::macos::look::glance(pid);
+    #[cfg(not(target_os = "macos"))]
     one(pid, little(), glance_of)
 }
 

@@ -94,6 +94,11 @@ pub trait Source {
         true
     }
 
+    /// Other signatures hold now: other variables are looked for in the environment of programs.
+    fn set_interest(&mut self, interest: &Interest) {
+        let _ = interest;
+    }
+
     /// How many of all events so far led to no row.
     fn discarded(&mut self, events: u64) {
         let _ = events;
@@ -426,7 +431,7 @@ impl<S: Source, Y: System> Collector for WatchedCollector<S, Y> {
     }
 
     fn set_interest(&mut self, interest: &Interest) {
-        let _ = interest; // every program is told
+        self.source.set_interest(interest); // every program is told
     }
 
     fn sweep(&mut self) {}

@@ -22,7 +22,7 @@ use super::message::{Destination, Event, Exec, File, Kind, Message, Name, Proces
 use super::refusal::{Refusal, supported};
 use super::source::{EndpointSource, Head, Inbox, open};
 use crate::collect::linux::abi::AQ_ARGV_MAX;
-use crate::collect::sysinfo;
+use crate::collect::{Interest, sysinfo};
 use crate::event::escape;
 
 /// What is asked for.
@@ -59,27 +59,41 @@ impl Drop for Subscription {
     }
 }
 
-/// Listens to the machine; `markers` are the variables that are copied from the environment of programs.
+/// Whether Endpoint Security would let us listen.
+///
+/// # Errors
+/// Why it would not.
+pub fn trial() -> Result<(), Refusal> {
+    know_version()?;
+    // It is made and given back by this thread.
+    Client::new(|_: &mut Client<'_>, _: EsMessage| {}).map(drop).map_err(refusal)
+}
+
+fn know_version() -> Result<(), Refusal> {
+    let (major, minor, patch) = supported(&::sysinfo::System::os_version().unwrap_or_default())?;
+    endpoint_sec::version::set_runtime_version(major, minor, patch);
+    Ok(())
+}
+
+/// Listens to the machine.
 ///
 /// # Errors
 /// Why Endpoint Security does not let us.
-pub fn listen(markers: &[String]) -> Result<EndpointSource<Subscription>, Refusal> {
-    let (major, minor, patch) = supported(&::sysinfo::System::os_version().unwrap_or_default())?;
-    endpoint_sec::version::set_runtime_version(major, minor, patch);
+pub fn listen(interest: &Interest) -> Result<EndpointSource<Subscription>, Refusal> {
+    know_version()?;
     let link = |path: &str| Some(escape(std::fs::read_link(path).ok()?.as_os_str().as_bytes()));
-    let markers = markers.to_vec();
-    open(Decoder::new(sysinfo::boot_ns_at, link), unix_peers, |inbox| subscribe(inbox, markers))
+    open(Decoder::new(sysinfo::boot_ns_at, link), unix_peers, interest, subscribe)
 }
 
-fn subscribe(inbox: Inbox, markers: Vec<String>) -> Result<Subscription, Refusal> {
+fn subscribe(inbox: Inbox) -> Result<Subscription, Refusal> {
     let (stop, stopped) = channel::<()>();
     let (ready, answer) = channel();
     let run = move || {
         // Nothing of ours is left behind in it when it panics: counters and a queue.
-        let shared = AssertUnwindSafe((inbox, markers));
+        let inbox = AssertUnwindSafe(inbox);
         let handler = move |_: &mut Client<'_>, message: EsMessage| {
-            let AssertUnwindSafe((inbox, markers)) = &shared;
-            handle(inbox, markers, &message);
+            let AssertUnwindSafe(inbox) = &inbox;
+            handle(inbox, &message);
         };
         let client = Client::new(handler).map_err(refusal).and_then(|mut client| {
             begin(&mut client)?;
@@ -128,7 +142,7 @@ fn refusal(error: NewClientError) -> Refusal {
     }
 }
 
-fn handle(inbox: &Inbox, markers: &[String], message: &EsMessage) {
+fn handle(inbox: &Inbox, message: &EsMessage) {
     let Some(kind) = kind_of(message.event_type()) else { return };
     let head = Head {
         kind,
@@ -137,7 +151,7 @@ fn handle(inbox: &Inbox, markers: &[String], message: &EsMessage) {
         global: message.global_seq_num(),
         refused: is_refused(message),
     };
-    inbox.take(head, || copy(message, markers));
+    inbox.take(head, |markers| copy(message, markers));
 }
 
 fn kind_of(event_type: es_event_type_t) -> Option<Kind> {

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use super::decode::Decoder;
@@ -14,7 +14,7 @@ use super::message::{Event, Kind, Message};
 use super::sequence::{Missing, Sequences};
 use crate::collect::latency::Latency;
 use crate::collect::watched::{Source, Told, Tracked};
-use crate::collect::{CollectError, boot_ns};
+use crate::collect::{CollectError, Interest, boot_ns};
 use crate::record::Probe;
 use crate::record::rows::CollectorRow;
 use crate::value::Text;
@@ -51,6 +51,8 @@ struct Shared {
     dropped: AtomicU64,
     discarded: AtomicU64,
     latency: Latency,
+    /// Variables that are copied from the environment of programs.
+    markers: RwLock<Vec<String>>,
 }
 
 impl Shared {
@@ -99,8 +101,9 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    /// A message came. `copy` copies it, if it is of an agent, or may be. Never waits.
-    pub fn take(&self, head: Head, copy: impl FnOnce() -> Option<Message>) {
+    /// A message came. `copy` copies it, if it is of an agent, or may be, with those of these variables that a program begins
+    /// with. Never waits.
+    pub fn take(&self, head: Head, copy: impl FnOnce(&[String]) -> Option<Message>) {
         let counts = self.shared.of(head.kind);
         let Missing { of_kind, of_all } =
             self.sequences.lock().unwrap_or_else(PoisonError::into_inner).take(head.kind, head.number, head.global);
@@ -109,7 +112,8 @@ impl Inbox {
         if head.refused || !(head.kind.is_of_life() || self.tracked.contains(head.pid)) {
             return add(&counts.filtered, 1);
         }
-        let Some(message) = copy() else { return add(&counts.old, 1) };
+        let message = copy(&self.shared.markers.read().unwrap_or_else(PoisonError::into_inner));
+        let Some(message) = message else { return add(&counts.old, 1) };
         // Before it is on its way: whoever takes it decides about it.
         match &message.event {
             Event::Fork(child) => self.tracked.begin(child.pid),
@@ -143,10 +147,12 @@ pub struct EndpointSource<C> {
 pub fn open<C, E>(
     decoder: Decoder,
     peers: Peers,
+    interest: &Interest,
     client: impl FnOnce(Inbox) -> Result<C, E>,
 ) -> Result<EndpointSource<C>, E> {
     let (sender, receiver) = sync_channel(QUEUE);
-    let (tracked, shared) = (Arc::<Tracked>::default(), Arc::<Shared>::default());
+    let shared = Arc::new(Shared { markers: RwLock::new(interest.markers.clone()), ..Shared::default() });
+    let tracked = Arc::<Tracked>::default();
     let inbox =
         Inbox { sender, sequences: Mutex::default(), tracked: Arc::clone(&tracked), shared: Arc::clone(&shared) };
     let client = client(inbox)?;
@@ -222,6 +228,10 @@ impl<C> Source for EndpointSource<C> {
     /// There are no bytes, neither of files nor of connections.
     fn counts(&self) -> bool {
         false
+    }
+
+    fn set_interest(&mut self, interest: &Interest) {
+        self.shared.markers.write().unwrap_or_else(PoisonError::into_inner).clone_from(&interest.markers);
     }
 
     fn discarded(&mut self, events: u64) {
@@ -323,11 +333,9 @@ mod tests {
     }
 
     fn setup() -> (Arc<Inbox>, EndpointSource<Arc<Inbox>>) {
-        let source = open(
-            Decoder::new(nanoseconds, |_| None),
-            |_| Some(Vec::new()),
-            |inbox| Ok::<_, CollectError>(Arc::new(inbox)),
-        );
+        let interest = Interest { markers: vec!["ONE".into()], ..Interest::default() };
+        let decoder = Decoder::new(nanoseconds, |_| None);
+        let source = open(decoder, |_| Some(Vec::new()), &interest, |inbox| Ok::<_, CollectError>(Arc::new(inbox)));
         let source = source.unwrap();
         (Arc::clone(source.client()), source)
     }
@@ -338,7 +346,7 @@ mod tests {
 
     fn say(inbox: &Inbox, pid: u32, number: u64, event: Event) {
         let message = Message { time: Duration::from_nanos(50), process: process(pid), event };
-        inbox.take(head(message.event.kind(), pid, number), || Some(message));
+        inbox.take(head(message.event.kind(), pid, number), |_| Some(message));
     }
 
     fn open_of(path: &str) -> Event {
@@ -359,11 +367,11 @@ mod tests {
     #[test]
     fn of_those_who_are_not_tracked_only_life_is_copied() {
         let (inbox, mut source) = setup();
-        inbox.take(head(Kind::Open, 7, 0), || panic!("it is nobody's"));
+        inbox.take(head(Kind::Open, 7, 0), |_| panic!("it is nobody's"));
         say(&inbox, 1, 0, Event::Fork(process(7)));
         say(&inbox, 7, 1, open_of("/f"));
         let refused = Head { refused: true, ..head(Kind::Open, 7, 2) };
-        inbox.take(refused, || panic!("it was not done"));
+        inbox.take(refused, |_| panic!("it was not done"));
         let told = received(&mut source);
         assert_eq!(told[0].what, What::Begin { parent: 1, program: None });
         assert_eq!((told[1].process, told.len()), (Who::Key(key(7)), 2));
@@ -381,7 +389,7 @@ mod tests {
         for number in 14..14 + QUEUE as u64 + 3 {
             say(&inbox, 7, number, open_of("/h"));
         }
-        inbox.take(head(Kind::Open, 7, 14 + QUEUE as u64 + 3), || None);
+        inbox.take(head(Kind::Open, 7, 14 + QUEUE as u64 + 3), |_| None);
         let all = i64::try_from(QUEUE).unwrap() + 2;
         let told = row(&source, "open");
         assert_eq!(
@@ -399,7 +407,7 @@ mod tests {
     fn what_was_dropped_of_an_unknown_kind_has_a_row() {
         let (inbox, source) = setup();
         let take = |kind, number, global| {
-            inbox.take(Head { global: Some(global), ..head(kind, 7, number) }, || None);
+            inbox.take(Head { global: Some(global), ..head(kind, 7, number) }, |_| None);
         };
         take(Kind::Close, 0, 0);
         assert!(source.probe().collector().iter().all(|row| &*row.event != "unknown"));
@@ -432,9 +440,24 @@ mod tests {
 
     #[test]
     fn a_client_that_ended_is_an_error() {
-        let source = open(Decoder::new(nanoseconds, |_| None), |_| None, |_| Ok::<_, CollectError>(()));
+        let decoder = Decoder::new(nanoseconds, |_| None);
+        let source = open(decoder, |_| None, &Interest::default(), |_| Ok::<_, CollectError>(()));
         let error = source.unwrap().receive(Duration::from_secs(9), &mut Vec::new()).unwrap_err();
         assert_eq!(error.to_string(), "Endpoint Security tells nothing more: its client has ended");
+    }
+
+    #[test]
+    fn variables_are_those_of_the_signatures_that_hold() {
+        let (inbox, mut source) = setup();
+        let expect = |names: &[&str]| {
+            inbox.take(head(Kind::Exit, 7, 0), |markers| {
+                assert_eq!(markers, names);
+                None
+            })
+        };
+        expect(&["ONE"]);
+        source.set_interest(&Interest { markers: vec!["OTHER".into()], ..Interest::default() });
+        expect(&["OTHER"]);
     }
 
     #[test]
