@@ -12,7 +12,7 @@ pub(super) use crate::collect::linux::procfs::TICK_NS;
 #[cfg(any(all(test, unix), target_os = "linux"))]
 use crate::event::escape;
 use crate::event::{Exec, ProcessKey};
-use crate::identify::{Ask, VersionSource, file_name, script_candidates};
+use crate::identify::{Ask, VersionSource, file_name, script_candidates, windows};
 use crate::inside::{Mounts, mount_ns_of, seen_from_here};
 #[cfg(target_os = "linux")]
 use crate::inside::{open_in, open_root_of, real_below, root_of};
@@ -45,7 +45,7 @@ pub(super) const AS_NODE: &str = "ELECTRON_RUN_AS_NODE";
 
 /// Whether a program is one of [`EDITORS`].
 pub(super) fn is_editor(path: &str) -> bool {
-    EDITORS.contains(&file_name(path))
+    EDITORS.contains(&file_name(&windows::plain(path)))
 }
 
 /// The real path of the script that an interpreter runs.
