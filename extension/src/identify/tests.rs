@@ -268,7 +268,7 @@ fn load(dir: &tempfile::TempDir) -> Catalogue {
 
 /// The message for a file, without its directory.
 fn message(catalogue: &Catalogue, file: &str) -> String {
-    let row = catalogue.rows().into_iter().find(|row| row.source.ends_with(&format!("/{file}"))).expect(file);
+    let row = catalogue.rows().into_iter().find(|row| std::path::Path::new(&*row.source).ends_with(file)).expect(file);
     let message = row.message.as_deref().unwrap_or_default();
     message.split_once(file).expect("the file is named").1.to_owned()
 }
