@@ -286,7 +286,16 @@ impl Source {
 mod tests {
     use super::*;
 
+    /// An absolute path of this system has it before the first `/`.
+    const DRIVE: &str = if cfg!(windows) { "C:" } else { "" };
+
+    /// A text that is written with paths of UNIX.
+    fn with_drives(text: &str) -> String {
+        text.replace(" /", &format!(" {DRIVE}/")).replace("[/", &format!("[{DRIVE}/"))
+    }
+
     fn read(text: &str) -> Result<Config, String> {
+        let text = with_drives(text);
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.yaml");
         std::fs::write(&file, text).unwrap();
@@ -301,14 +310,15 @@ mod tests {
                            database: /d/h.duckdb\nretention_days: 7\nretention_bytes: 100000000\n",
         )
         .unwrap();
+        let path = |path: &str| PathBuf::from(format!("{DRIVE}{path}"));
         let expected = Config {
             collector: Some(Choice::Polling),
             poll_interval_ms: Some(250),
             syscalls: Some(Syscalls::Always),
-            signatures: vec!["/etc/x".into()],
-            state_dir: Some("/s".into()),
-            socket: Some("/r/a.em".into()),
-            database: Some("/d/h.duckdb".into()),
+            signatures: vec![path("/etc/x")],
+            state_dir: Some(path("/s")),
+            socket: Some(path("/r/a.em")),
+            database: Some(path("/d/h.duckdb")),
             pin: None,
             retention_days: Some(7),
             retention_bytes: Some(100_000_000),
@@ -374,7 +384,7 @@ mod tests {
         let example = page.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.yaml");
-        std::fs::write(&file, example).unwrap();
+        std::fs::write(&file, with_drives(example)).unwrap();
         let source = Source::load(Some(&file)).unwrap();
         for (line, text) in example.lines().enumerate() {
             let key = text.split(':').next().unwrap();

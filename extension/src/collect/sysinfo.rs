@@ -86,11 +86,19 @@ fn exec_of(process: &Process, markers: &[String]) -> Exec {
         gid: gid.unwrap_or(0),
         // Its name at least.
         path: path.filter(|path| !path.is_empty()).unwrap_or_else(|| text(process.name())),
-        cwd: process.cwd().map(|path| text(path.as_os_str())).unwrap_or_default(),
+        cwd: process.cwd().map(|path| directory(text(path.as_os_str()))).unwrap_or_default(),
         argv: process.cmd().iter().map(|argument| text(argument)).collect(),
         markers: variables_of(process, markers),
         candidate: true,
         ..Exec::default()
+    }
+}
+
+/// Windows ends a working directory in `\`; only that of a drive has to.
+fn directory(path: String) -> String {
+    match path.strip_suffix('\\') {
+        Some(rest) if cfg!(windows) && !rest.ends_with(':') => rest.to_owned(),
+        _ => path,
     }
 }
 

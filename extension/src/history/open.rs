@@ -109,14 +109,21 @@ fn keep_private() {
 impl History {
     /// Files that were there before may be readable by others, and a socket that is made has its umask for a moment.
     pub(super) fn protect(&self) {
-        #[cfg(unix)]
-        for file in [self.path.clone(), log_of(&self.path)] {
-            use std::os::unix::fs::PermissionsExt as _;
-            // By name: to open and close the file would give up the engine's lock on it.
-            let _ = std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600));
-        }
+        protect_file(&self.path);
+        protect_file(&log_of(&self.path));
     }
 }
+
+#[cfg(unix)]
+fn protect_file(file: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    // By name: to open and close the file would give up the engine's lock on it.
+    let _ = std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600));
+}
+
+/// Who may read it is said by the directory, whose rights it has.
+#[cfg(not(unix))]
+fn protect_file(_file: &Path) {}
 
 /// The log that the engine keeps beside the file.
 pub(super) fn log_of(path: &Path) -> PathBuf {

@@ -12,7 +12,7 @@ use crate::collect::linux::procfs::{Proc, Stat};
 #[cfg(any(all(test, unix), target_os = "linux"))]
 use crate::event::escape;
 use crate::event::{Exec, ProcessKey};
-use crate::identify::{Ask, VersionSource, file_name, script_candidates};
+use crate::identify::{Ask, VersionSource, file_name, script_candidates, windows};
 use crate::inside::{Mounts, mount_ns_of, seen_from_here};
 #[cfg(target_os = "linux")]
 use crate::inside::{open_in, open_root_of, real_below, root_of};
@@ -48,7 +48,8 @@ const HELPER: &str = " Helper (Plugin)";
 
 /// Whether a program is one of [`EDITORS`].
 pub(super) fn is_editor(path: &str) -> bool {
-    let name = file_name(path);
+    let path = windows::plain(path);
+    let name = file_name(&path);
     EDITORS.contains(&name) || path.contains(".app/Contents/") && (name == "Electron" || name.ends_with(HELPER))
 }
 
