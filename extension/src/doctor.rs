@@ -179,7 +179,7 @@ fn collector(checks: &[Check], answered: bool, choice: Choice) -> Check {
 }
 
 /// What events need, by the names of the checks.
-const EVENTS: [&str; 6] = ["system", "rights", "btf", "namespace", "program", "endpoint security"];
+const EVENTS: [&str; 6] = ["system", "rights", "btf", "namespace", "program", "endpoint"];
 
 /// What tells events here.
 const TELLS: &str = if cfg!(target_os = "macos") { "Endpoint Security" } else { "eBPF" };
@@ -235,8 +235,8 @@ fn kernel(_: State) -> Vec<Check> {
 #[cfg(target_os = "macos")]
 fn kernel(needed: State) -> Vec<Check> {
     vec![match crate::collect::macos::client::trial() {
-        Ok(()) => check("endpoint security", State::Ok, "tells this program what happens"),
-        Err(why) => check("endpoint security", needed, why.to_string()),
+        Ok(()) => check("endpoint", State::Ok, "Endpoint Security tells this program what happens"),
+        Err(why) => check("endpoint", needed, why.to_string()),
     }]
 }
 

@@ -453,7 +453,7 @@ mod tests {
             inbox.take(head(Kind::Exit, 7, 0), |markers| {
                 assert_eq!(markers, names);
                 None
-            })
+            });
         };
         expect(&["ONE"]);
         source.set_interest(&Interest { markers: vec!["OTHER".into()], ..Interest::default() });
