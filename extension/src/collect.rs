@@ -107,6 +107,21 @@ pub enum Syscalls {
     Always,
 }
 
+/// What a collector sees all of, and what can therefore be counted for an agent; else its counts are unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Operations on files.
+    pub files: bool,
+    /// What goes over connections.
+    pub bytes: bool,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self { files: true, bytes: true }
+    }
+}
+
 /// A place in what the system tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Place {
@@ -149,9 +164,9 @@ pub trait Collector {
         true
     }
 
-    /// Whether it sees every operation on files, and all that goes over connections. Without that they are not counted.
-    fn counts(&self) -> bool {
-        true
+    /// What it sees all of, so that it can be counted.
+    fn counts(&self) -> Counts {
+        Counts::default()
     }
 
     /// The events of all drains so far are recorded. Up to the place `durable` the system may forget them; without one,

@@ -344,7 +344,7 @@ impl Decoder {
 
 /// Endpoint Security counts no bytes: [`Source::counts`](crate::collect::watched::Source::counts) says so.
 fn close(open_id: u64, seen: bool) -> Close {
-    Close { open_id, bytes_read: 0, bytes_written: 0, seen, mapped: false }
+    Close { open_id, bytes: None, seen, mapped: None }
 }
 
 /// Numbers of libproc's sockets are addresses in the kernel; these are below.

@@ -14,7 +14,7 @@ use super::message::{Event, Kind, Message};
 use super::sequence::{Missing, Sequences};
 use crate::collect::latency::Latency;
 use crate::collect::watched::{Source, Told, Tracked};
-use crate::collect::{CollectError, Interest, boot_ns};
+use crate::collect::{self, CollectError, Interest, boot_ns};
 use crate::record::Probe;
 use crate::record::rows::CollectorRow;
 use crate::value::Text;
@@ -226,8 +226,8 @@ impl<C> Source for EndpointSource<C> {
     }
 
     /// There are no bytes, neither of files nor of connections.
-    fn counts(&self) -> bool {
-        false
+    fn counts(&self) -> collect::Counts {
+        collect::Counts { files: true, bytes: false }
     }
 
     fn set_interest(&mut self, interest: &Interest) {
@@ -464,6 +464,6 @@ mod tests {
     fn the_blind_spot_is_told() {
         let (_inbox, source) = setup();
         assert_eq!(row(&source, "blind_spot").blind_spot.as_deref(), Some("connections"));
-        assert!(!source.counts() && source.looks_at_connections() == Some(LOOK));
+        assert!(source.counts().files && !source.counts().bytes && source.looks_at_connections() == Some(LOOK));
     }
 }

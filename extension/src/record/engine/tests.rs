@@ -449,8 +449,8 @@ fn an_open_and_its_close_are_two_rows_and_noise_is_none() {
     bench.feed(10, open_of(1, OpenMode::Create, "/nowhere/a"));
     assert_eq!(bench.engine.store.open_files().iter().count(), 1);
     bench.feed(10, open_of(2, OpenMode::Read, "/proc/self/maps"));
-    for (open_id, bytes_written) in [(2, 0), (1, 7)] {
-        bench.feed(10, EventKind::Close(Close { open_id, bytes_read: 0, bytes_written, seen: true, mapped: false }));
+    for (open_id, written) in [(2, 0), (1, 7)] {
+        bench.feed(10, EventKind::Close(Close { open_id, bytes: Some((0, written)), seen: true, mapped: Some(false) }));
     }
     let rows = bench.files();
     assert_eq!(rows.iter().map(|row| row.operation).collect::<Vec<_>>(), ["create", "close"]);
@@ -523,7 +523,7 @@ fn a_close_says_whether_the_file_was_mapped_where_that_is_known() {
     for (open_id, how, mapped) in [(1, OpenMode::Create, true), (2, OpenMode::Write, false), (3, OpenMode::Read, false)]
     {
         bench.feed(10, open_of(open_id, how, "/nowhere/a"));
-        bench.feed(10, EventKind::Close(Close { open_id, bytes_read: 0, bytes_written: 0, seen: true, mapped }));
+        bench.feed(10, EventKind::Close(Close { open_id, bytes: Some((0, 0)), seen: true, mapped: Some(mapped) }));
     }
     let rows = bench.files();
     let mapped: Vec<_> = rows.iter().filter(|row| row.operation == "close").map(|row| row.mmap_write).collect();
