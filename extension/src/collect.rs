@@ -79,7 +79,8 @@ pub enum Choice {
     /// The best that there is.
     #[default]
     Auto,
-    /// eBPF or none.
+    /// The system's events (on Linux eBPF) or none.
+    #[serde(alias = "events")]
     Ebpf,
     /// The one that asks again and again, which needs no rights.
     Polling,

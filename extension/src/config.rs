@@ -12,15 +12,9 @@ use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 
 use crate::collect::{Choice, Syscalls};
-use crate::packs;
 use crate::trust::{self, TrustError};
 use crate::yaml;
-
-/// Where the file is when nothing else is said.
-pub const DEFAULT: &str = "/etc/agentquery/config.yaml";
-
-/// Where signatures of one's own are, besides those that the file or the command line names.
-pub const SIGNATURES: &str = "/etc/agentquery/signatures";
+use crate::{packs, places};
 
 /// In place of a path.
 pub const NONE: &str = "none";
@@ -259,10 +253,10 @@ impl Source {
     /// # Errors
     /// As [`Config::load`].
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
-        let default = Path::new(DEFAULT);
+        let usual = places::config();
         match file {
-            None if !default.exists() => Ok(Self::default()),
-            file => Self::read(file.unwrap_or(default)),
+            None if !usual.exists() => Ok(Self::default()),
+            file => Self::read(file.unwrap_or(&usual)),
         }
     }
 

@@ -331,11 +331,7 @@ fn put(root: &Path, name: &str, members: &Members) -> Result<(), PackError> {
 
 /// The directory of packs, its owner's alone where it is not there yet.
 fn make(root: &Path) -> io::Result<()> {
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(root)
+    crate::os::make_private(root)
 }
 
 /// Makes a link to a directory beside it, in place of the one that is there.
