@@ -22,7 +22,7 @@ use std::process::Command;
 use serde::{Deserialize, Serialize};
 
 use crate::hash::sha256;
-use plan::{Places, Service, Step, System};
+use plan::{Places, Step, System};
 
 /// The group whose members see all rows.
 const GROUP: &str = "agentquery";
@@ -374,7 +374,7 @@ impl Installation<'_> {
 use service::{create as create_service, delete as delete_service, exists as has_service};
 
 #[cfg(not(windows))]
-fn create_service(_: &Service) -> io::Result<bool> {
+fn create_service(_: &plan::Service) -> io::Result<bool> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
