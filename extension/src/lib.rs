@@ -16,7 +16,6 @@ mod hash;
 pub mod history;
 pub mod identify;
 mod inside;
-#[cfg(unix)]
 pub mod install;
 pub mod lock;
 pub mod log;
