@@ -10,6 +10,7 @@ pub mod polling;
 #[cfg(any(test, not(target_os = "linux")))]
 pub mod sysinfo;
 pub mod watched;
+pub mod windows;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -35,6 +36,10 @@ pub enum DegradationReason {
     PidNamespace,
     /// The kernel refused the programs; its own words.
     Refused(String),
+    /// Not an administrator, without whom Windows starts no ETW session.
+    NotAdministrator,
+    /// Windows did not start an ETW session; which, and its own words.
+    RefusedTrace(String),
 }
 
 impl fmt::Display for DegradationReason {
@@ -51,6 +56,10 @@ impl fmt::Display for DegradationReason {
                 out.write_str("not in the initial pid namespace: run the recorder on the host, not in a container")
             }
             Self::Refused(why) => write!(out, "the kernel refused the eBPF programs: {why}"),
+            Self::NotAdministrator => out.write_str(
+                "ETW needs an administrator: start it from an elevated prompt or as a service, or ask a running recorder with --connect",
+            ),
+            Self::RefusedTrace(why) => write!(out, "Windows did not start an ETW session: {why}"),
         }
     }
 }
@@ -301,7 +310,14 @@ fn events(
 ) -> Result<Box<dyn Collector>, DegradationReason> {
     #[cfg(target_os = "linux")]
     return Ok(Box::new(linux::ebpf::EbpfCollector::start(interest, syscalls, kept)?));
-    #[cfg(not(target_os = "linux"))]
+    #[cfg(windows)]
+    {
+        let _ = (syscalls, kept);
+        let source = windows::source::EtwSource::start(interest)?;
+        let system = source.system();
+        Ok(Box::new(watched::WatchedCollector::new(source, system)))
+    }
+    #[cfg(not(any(target_os = "linux", windows)))]
     {
         let _ = (interest, syscalls, kept);
         Err(DegradationReason::UnsupportedSystem)

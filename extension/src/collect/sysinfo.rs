@@ -58,8 +58,17 @@ pub fn boot_id() -> String {
     boot_time().to_string()
 }
 
+/// When a process began: of sysinfo in whole seconds, of the system itself exactly, as its events tell it.
+fn start_of(process: &Process) -> u64 {
+    #[cfg(windows)]
+    if let Some(created) = super::windows::live::created(process.pid().as_u32()) {
+        return boot_ns_at(super::windows::decode::since_1970(created));
+    }
+    process.start_time().saturating_sub(boot_time()) * 1_000_000_000
+}
+
 fn glance_of(process: &Process) -> Glance {
-    let start_ns = process.start_time().saturating_sub(boot_time()) * 1_000_000_000;
+    let start_ns = start_of(process);
     let path = process.exe().map(|path| path.as_os_str().as_encoded_bytes()).unwrap_or_default();
     Glance {
         process: ProcessKey { pid: process.pid().as_u32(), start_ns },
@@ -125,11 +134,18 @@ pub fn variables(process: ProcessKey, names: &[String]) -> Vec<String> {
 pub struct Look {
     system: Sysinfo,
     began: Instant,
+    #[cfg(windows)]
+    tables: super::windows::iphelper::Tables,
 }
 
 impl Default for Look {
     fn default() -> Self {
-        Self { system: Sysinfo::new(), began: Instant::now() }
+        Self {
+            system: Sysinfo::new(),
+            began: Instant::now(),
+            #[cfg(windows)]
+            tables: Default::default(),
+        }
     }
 }
 
@@ -148,6 +164,21 @@ impl System for Look {
     fn program(&mut self, process: ProcessKey, markers: &[String]) -> Program {
         let of = |found: &Process| (glance_of(found).process == process).then(|| exec_of(found, markers));
         one(process.pid, all(), of).flatten().map_or(Program::None, |exec| Program::Is(Box::new(exec)))
+    }
+
+    #[cfg(windows)]
+    fn handles(&mut self, pid: u32) -> Option<Vec<(i32, super::polling::system::Handle)>> {
+        Some(super::windows::tables::handles(self.tables.now(), pid))
+    }
+
+    #[cfg(windows)]
+    fn net_ns(&mut self, _pid: u32) -> Option<u32> {
+        Some(0) // there is one
+    }
+
+    #[cfg(windows)]
+    fn sockets(&mut self, _pid: u32) -> Option<Vec<super::polling::system::Socket>> {
+        Some(super::windows::tables::sockets(self.tables.now()))
     }
 
     fn cpu_time(&self) -> Duration {
