@@ -6,8 +6,11 @@
 //! for listening sockets, of which no event tells.
 //!
 //! The rest calls the system: `session` starts the two ETW sessions and hears their events, `source` brings them into order and
-//! gives them to the collector, `live` asks a process what its events do not tell, `iphelper` asks for the tables.
+//! gives them to the collector, `live` asks a process what its events do not tell, `iphelper` asks for the tables, `accounts` for the
+//! names of users.
 
+#[cfg(windows)]
+pub mod accounts;
 pub mod arguments;
 mod bounded;
 mod cursor;

@@ -1,4 +1,4 @@
-//! Names of users, from the passwd file alone.
+//! Names of users, from the passwd file alone; on Windows those of the accounts that have a profile.
 //!
 //! The C library would ask whatever `nsswitch.conf` names, perhaps over the network, and the recording thread must not
 //! wait for that. Users of a directory service have no name here; osquery's `users` has them for a JOIN.
@@ -15,6 +15,9 @@ pub struct Users {
     file: PathBuf,
     read: Option<SystemTime>,
     names: HashMap<u32, Text>,
+    /// Asked for by a thread of their own, for one of them may be a domain's.
+    #[cfg(windows)]
+    accounts: crate::collect::windows::accounts::Accounts,
 }
 
 impl Default for Users {
@@ -27,7 +30,13 @@ impl Users {
     /// Users of this file, in the format of `passwd(5)`.
     #[must_use]
     pub fn new(file: PathBuf) -> Self {
-        Self { file, read: None, names: HashMap::new() }
+        Self {
+            file,
+            read: None,
+            names: HashMap::new(),
+            #[cfg(windows)]
+            accounts: Default::default(),
+        }
     }
 
     /// The name of a user id.
@@ -39,6 +48,8 @@ impl Users {
     }
 
     fn refresh(&mut self) {
+        #[cfg(windows)]
+        self.names.extend(self.accounts.names());
         let changed = std::fs::metadata(&self.file).and_then(|metadata| metadata.modified()).ok();
         if changed.is_none() || changed == self.read {
             return;

@@ -37,9 +37,7 @@ fn one(text: &str) -> (String, &str) {
             '\\' => backslashes += 1,
             '"' => {
                 argument.extend(std::iter::repeat_n('\\', backslashes / 2));
-                if backslashes % 2 == 1 {
-                    argument.push('"');
-                } else if quoted && characters.next_if(|(_, next)| *next == '"').is_some() {
+                if backslashes % 2 == 1 || (quoted && characters.next_if(|(_, next)| *next == '"').is_some()) {
                     argument.push('"');
                 } else {
                     quoted = !quoted;

@@ -33,7 +33,7 @@ impl Drives {
             };
         }
         if let Some(rest) = below(path, r"\SystemRoot") {
-            return format!("{}{rest}", self.windows());
+            return format!("{}{rest}", windows());
         }
         for (device, letter) in &self.drives {
             if let Some(rest) = below(path, device) {
@@ -75,11 +75,11 @@ impl Drives {
         let known = |(device, _): &(String, String)| below(path, device).is_some();
         path.starts_with(r"\Device\HarddiskVolume") && !self.drives.iter().any(known)
     }
+}
 
-    /// Where Windows is.
-    fn windows(&self) -> String {
-        std::env::var("SystemRoot").unwrap_or_else(|_| r"C:\Windows".to_owned())
-    }
+/// Where Windows is.
+fn windows() -> String {
+    std::env::var("SystemRoot").unwrap_or_else(|_| r"C:\Windows".to_owned())
 }
 
 /// What follows a directory's name in a path below it, with its backslash; names have no case.

@@ -144,9 +144,9 @@ impl Processes {
         told: &mut Vec<Told>,
     ) {
         let Start { pid, created, parent, image } = start;
-        let (line, uid) = launch.map_or((None, None), |launch| (Some(launch.command_line), launch.uid));
-        let line = line.filter(|line| !line.is_empty()).or(live.command_line);
-        self.bare += u64::from(line.is_none());
+        let (called, uid) = launch.map_or((None, None), |launch| (Some(launch.command_line), launch.uid));
+        let called = called.filter(|line| !line.is_empty()).or(live.command_line);
+        self.bare += u64::from(called.is_none());
         let uid = uid.or(live.uid);
         self.users.remove(pid);
         if let Some(uid) = uid {
@@ -158,7 +158,7 @@ impl Processes {
             uid: uid.unwrap_or(0),
             path: drives.name(&image),
             cwd: live.directory.unwrap_or_default(),
-            argv: arguments::split(&line.unwrap_or_default()),
+            argv: arguments::split(&called.unwrap_or_default()),
             markers: live.markers,
             candidate: true,
             ..Exec::default()
