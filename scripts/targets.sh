@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Type-checks the code for systems that this machine can't build for. Nothing is linked and nothing runs.
+# Type-checks the code for systems that this machine can't build for, and holds it against clippy. Nothing is linked and
+# nothing runs.
 #
 # `cargo check` needs the standard library of each target, as metadata alone. It is made here from source, for std's
 # source must be exactly the compiler's: both are taken from Debian (rustc-web), unpacked below the cache and not
@@ -8,6 +9,22 @@
 targets=(x86_64-pc-windows-msvc aarch64-apple-darwin x86_64-apple-darwin aarch64-unknown-linux-gnu)
 
 targets_check() {
+    local home
+    home=$(targets_compiler)
+    [ -e "$home/sysroot" ] || targets_sysroot "$home"
+    # Build scripts that compile C must succeed, but what they make isn't looked at: a compiler that makes empty files.
+    # HOST_CC isn't set, so what runs on this machine is built by its own compiler.
+    # Clippy's driver is a compiler that finds more: for the code of the workspace it stands in for rustc, as
+    # `cargo clippy` has it.
+    RUSTC=$(targets_program "$home" rustc) RUSTFLAGS="--sysroot $home/sysroot" \
+        RUSTC_WORKSPACE_WRAPPER=$(targets_program "$home" clippy-driver) CLIPPY_ARGS="-Dwarnings__CLIPPY_HACKERY__" \
+        TARGET_CC=$PWD/scripts/empty-output TARGET_AR=$PWD/scripts/empty-output \
+        cargo check --locked --workspace --tests --keep-going --target-dir "$home/check" "${targets[@]/#/--target=}"
+    say "clippy and the compiler are content with: ${targets[*]}"
+}
+
+# The folder of Debian's compiler, which is fetched when it isn't there, and of what is made with it.
+targets_compiler() {
     local packages home
     packages=$(targets_packages)
     home=$(targets_home "$packages")
@@ -19,13 +36,7 @@ targets_check() {
         home=$(targets_home "$packages")
         targets_unpack "$home/compiler" "$packages"
     fi
-    [ -e "$home/sysroot" ] || targets_sysroot "$home"
-    # Build scripts that compile C must succeed, but what they make isn't looked at: a compiler that makes empty files.
-    # HOST_CC isn't set, so what runs on this machine is built by its own compiler.
-    RUSTC=$(targets_rustc "$home") RUSTFLAGS="--sysroot $home/sysroot" \
-        TARGET_CC=$PWD/scripts/empty-output TARGET_AR=$PWD/scripts/empty-output \
-        cargo check --locked --workspace --tests --keep-going --target-dir "$home/check" "${targets[@]/#/--target=}"
-    say "no type errors for: ${targets[*]}"
+    echo "$home"
 }
 
 # targets_home PACKAGES: where what is made from them is kept.
@@ -35,7 +46,7 @@ targets_home() {
 
 # What apt would install for the compiler, one "package=version" a line; what is installed already isn't among it.
 targets_packages() {
-    { apt-get install --simulate --no-install-recommends rustc-web rust-web-src 2>/dev/null || true; } |
+    { apt-get install --simulate --no-install-recommends rustc-web rust-web-src rust-web-clippy 2>/dev/null || true; } |
         sed -n 's/^Inst \([^ ]*\) (\([^ ]*\) .*/\1=\2/p'
 }
 
@@ -54,13 +65,16 @@ targets_unpack() {
     mv "$part" "$dir"
 }
 
-# targets_rustc HOME: the compiler, finding its libraries. The variable is for this program alone: exported to cargo it
-# would reach build scripts.
-targets_rustc() {
+# targets_program HOME NAME: a program of the compiler's, finding its libraries. The variable is for this program alone:
+# exported to cargo it would reach build scripts.
+targets_program() {
     local usr=$1/compiler/usr
-    printf '#!/bin/sh\nLD_LIBRARY_PATH=%q exec %q "$@"\n' "$usr/lib:$usr/lib/x86_64-linux-gnu" "$usr/bin/rustc" >"$1/rustc"
-    chmod +x "$1/rustc"
-    echo "$1/rustc"
+    if [ ! -e "$1/$2" ]; then
+        printf '#!/bin/sh\nLD_LIBRARY_PATH=%q exec %q "$@"\n' "$usr/lib:$usr/lib/x86_64-linux-gnu" "$usr/bin/$2" >"$1/$2.part"
+        chmod +x "$1/$2.part"
+        mv "$1/$2.part" "$1/$2"
+    fi
+    echo "$1/$2"
 }
 
 # targets_sysroot HOME: std's metadata for all targets, built as the compiler's own build does.
@@ -70,7 +84,7 @@ targets_sysroot() {
     rm -rf "$part"
     (
         cd "$home/compiler/usr/lib/rustlib/src/rust/library" || exit
-        RUSTC=$(targets_rustc "$home") RUSTC_BOOTSTRAP=1 __CARGO_DEFAULT_LIB_METADATA=sysroot \
+        RUSTC=$(targets_program "$home" rustc) RUSTC_BOOTSTRAP=1 __CARGO_DEFAULT_LIB_METADATA=sysroot \
             RUSTFLAGS="-Cembed-bitcode=no -Zforce-unstable-if-unmarked --cap-lints=allow" \
             cargo check --release --locked --features panic-unwind --package sysroot \
             --target-dir "$home/std" "${targets[@]/#/--target=}"

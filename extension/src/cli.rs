@@ -1,6 +1,8 @@
 //! The command line.
 
 mod pack;
+#[cfg(windows)]
+mod service;
 mod settings;
 mod signatures;
 
@@ -8,13 +10,14 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use agentquery::collect::{self, Choice, Syscalls, Wanted};
-use agentquery::config::{self, Config, NONE};
+use agentquery::config::{Config, NONE};
 use agentquery::front::{self, Front};
 use agentquery::history::{self, Retention};
+#[cfg(unix)]
+use agentquery::install;
 use agentquery::lock::Place;
 use agentquery::osquery::client::Client;
 use agentquery::osquery::{self, Stop};
@@ -22,26 +25,17 @@ use agentquery::recorder::Settings;
 use agentquery::sensor::{Sensor, Standby};
 use agentquery::shell::format::{Mode, Writer};
 use agentquery::shell::{Backend, Error, describe, repl};
-use agentquery::{demo, doctor, export, install, log, packs};
+use agentquery::{demo, doctor, export, log, os, packs, places};
 use anyhow::{Context as _, anyhow};
 use clap::{ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use signatures::SignaturesCommand;
 use tracing::level_filters::LevelFilter;
-
-/// Where a recorder keeps its state.
-const STATE_DIR: &str = "/var/lib/agentquery";
 
 /// The history's name below it.
 const HISTORY: &str = "history.duckdb";
 
 /// Where programs are pinned.
 const PINS: &str = "/sys/fs/bpf/agentquery";
-
-/// Where it answers. The directory is everybody's to enter: what each gets to see is decided for each.
-const SOCKET_DIR: &str = "/run/agentquery";
-
-/// The socket's name, as osquery calls its own.
-const SOCKET: &str = "agentquery.em";
 
 /// SQL for what AI coding agents do on this machine.
 ///
@@ -77,7 +71,8 @@ struct Recording {
     /// Directory with further signatures of agents; may be given several times
     #[arg(long, global = true, value_name = "DIR")]
     signatures: Vec<PathBuf>,
-    /// What to record with: the best that there is (the default), eBPF, or polling, which needs no rights and sees less
+    /// What to record with: the best that there is (the default), the system's events (on Linux eBPF), or polling, which needs
+    /// no rights and sees less
     #[arg(long, global = true, value_name = "WHAT")]
     collector: Option<Collector>,
     /// When to hear system calls: from the first program that may be an agent on (the default), or always
@@ -98,6 +93,7 @@ enum When {
 #[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
 enum Collector {
     Auto,
+    #[value(alias = "events")]
     Ebpf,
     Polling,
 }
@@ -187,9 +183,14 @@ Example: agentquery export --since 7d --tables agent_file_ops --format csv files
     },
     /// Record, and answer on a socket; while another process records, be ready to take over
     Run {
-        /// Socket to serve [default: /run/agentquery/agentquery.em, or in the directory of --state-dir]
+        /// Socket to serve [default: /run/agentquery/agentquery.em, or in the directory of --state-dir; on Windows a pipe,
+        /// \\.\pipe\agentquery.em]
         #[arg(long, value_name = "PATH")]
         socket: Option<PathBuf>,
+        /// The service manager has started it
+        #[cfg(windows)]
+        #[arg(long)]
+        service: bool,
     },
     /// Check the configuration, or show the settings that hold
     #[command(subcommand)]
@@ -204,8 +205,10 @@ Example: agentquery export --since 7d --tables agent_file_ops --format csv files
         json: bool,
     },
     /// Put the program where osquery and systemd find it
+    #[cfg(unix)]
     Install(Installing),
     /// Take away what install has put there; the history and changed settings stay
+    #[cfg(unix)]
     Uninstall {
         #[command(flatten)]
         installing: Installing,
@@ -233,6 +236,7 @@ Example: agentquery export --since 7d --tables agent_file_ops --format csv files
 }
 
 /// Where an installation is made.
+#[cfg(unix)]
 #[derive(Debug, Args)]
 struct Installing {
     /// Directory to take for /
@@ -246,6 +250,7 @@ struct Installing {
     packaged: bool,
 }
 
+#[cfg(unix)]
 impl From<Installing> for install::Options {
     fn from(Installing { root, dry_run, packaged }: Installing) -> Self {
         Self { root, dry_run, packaged }
@@ -321,19 +326,21 @@ impl Recording {
     /// What is to be recorded and where. The command line goes before the file.
     fn settings(&self, config: Config, socket: Option<PathBuf>) -> (Settings, Place) {
         let retention = retention(&config);
-        let own = user_state_dir();
+        let own = places::state_of_user();
         // The file's settings are of the machine's recorder: another user keeps nothing there.
         let config =
             if own.is_none() { config } else { Config { state_dir: None, database: None, pin: None, ..config } };
         let given = self.state_dir.clone().or(config.state_dir);
-        let beside = given.as_ref().map_or_else(|| Path::new(SOCKET_DIR).into(), Clone::clone);
-        let machine = config.socket.unwrap_or_else(|| beside.join(SOCKET));
-        let state_dir = given.or_else(|| own.clone()).unwrap_or_else(|| STATE_DIR.into());
+        let beside = given.as_deref().map_or_else(places::socket, places::socket_of);
+        let machine = config.socket.unwrap_or(beside);
+        let state_dir = given.or_else(|| own.clone()).unwrap_or_else(places::state);
         let place = match own {
             None => Place { socket: socket.unwrap_or(machine), state_dir, machine: None },
-            Some(_) => {
-                Place { socket: socket.unwrap_or_else(|| state_dir.join(SOCKET)), state_dir, machine: Some(machine) }
-            }
+            Some(_) => Place {
+                socket: socket.unwrap_or_else(|| places::socket_of(&state_dir)),
+                state_dir,
+                machine: Some(machine),
+            },
         };
         let syscalls = match self.syscalls {
             Some(When::OnDemand) => Syscalls::OnDemand,
@@ -345,12 +352,12 @@ impl Recording {
             syscalls,
             interval: config.poll_interval_ms.map(|interval| Duration::from_millis(interval.into())),
         };
-        let signature_dirs = [config::SIGNATURES.into()].into_iter().chain(config.signatures);
+        let signature_dirs = [places::signatures()].into_iter().chain(config.signatures);
         let signature_dirs = signature_dirs.chain(self.signatures.iter().cloned()).collect();
         let database = self.database.clone().or(config.database);
         let database = database.unwrap_or_else(|| place.state_dir.join(HISTORY));
         let history = (database != Path::new(NONE)).then_some(history::Settings { path: database, retention });
-        let usual = || place.state_dir == Path::new(STATE_DIR) && collect::can_pin(Path::new(PINS));
+        let usual = || place.state_dir == places::state() && collect::can_pin(Path::new(PINS));
         let pin = self.pin.clone().or(config.pin).or_else(|| usual().then(|| PINS.into()));
         // Without a history it is not known how far the last recorder came.
         let pins = pin.filter(|folder| folder != Path::new(NONE) && history.is_some());
@@ -398,33 +405,35 @@ fn retention(config: &Config) -> Retention {
     }
 }
 
-/// Where a user who is not root keeps what it records (<https://specifications.freedesktop.org/basedir/latest/>).
-fn user_state_dir() -> Option<PathBuf> {
-    if is_root() {
-        return None;
-    }
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
-    // Without a home --state-dir is needed, as the failure says.
-    Some(state.map_or_else(|| STATE_DIR.into(), |state| state.join("agentquery")))
-}
-
-fn is_root() -> bool {
-    // SAFETY: geteuid has no preconditions.
-    unsafe { libc::geteuid() == 0 }
-}
-
 /// SIGHUP has a service read its signatures and rules anew.
+#[cfg(unix)]
 fn reload_on_hangup(settings: &Settings) -> anyhow::Result<()> {
-    signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&settings.reload))?;
+    signal_hook::flag::register(signal_hook::consts::SIGHUP, std::sync::Arc::clone(&settings.reload))?;
+    Ok(())
+}
+
+/// A change of its parameters (`sc control agentquery paramchange`) has a service read its signatures and rules anew.
+#[cfg(windows)]
+#[allow(clippy::unnecessary_wraps)] // a signal's handler can fail
+fn reload_on_hangup(settings: &Settings) -> anyhow::Result<()> {
+    service::reload_by(&settings.reload);
+    Ok(())
+}
+
+/// Pipes have no directory.
+#[cfg(windows)]
+#[allow(clippy::unnecessary_wraps)] // a directory can be refused
+fn make_socket_dir(_: &Place) -> anyhow::Result<()> {
     Ok(())
 }
 
 /// The directory of the default socket. Others are made by whoever chooses them.
+#[cfg(unix)]
 fn make_socket_dir(place: &Place) -> anyhow::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
-    let directory = Path::new(SOCKET_DIR);
-    if place.socket.parent() != Some(directory) || !is_root() || directory.exists() {
+    let socket = places::socket();
+    let Some(directory) = socket.parent() else { return Ok(()) };
+    if place.socket.parent() != Some(directory) || !os::is_administrator() || directory.exists() {
         return Ok(());
     }
     std::fs::create_dir(directory)
@@ -443,9 +452,12 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Whether osquery started the program: it takes for extensions only what is named so.
+/// Whether osquery started the program: it takes for extensions only what is named so, `.ext.exe` on Windows.
 fn is_extension(arguments: &[OsString]) -> bool {
-    arguments.first().is_some_and(|name| Path::new(name).extension().is_some_and(|extension| extension == "ext"))
+    let Some(name) = arguments.first().map(Path::new) else { return false };
+    let is = |name: &Path, what: &str| name.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(what));
+    is(name, "ext")
+        || (cfg!(windows) && is(name, "exe") && name.file_stem().is_some_and(|stem| is(stem.as_ref(), "ext")))
 }
 
 fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
@@ -483,7 +495,13 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
             };
             run_export(&recording, &connect, &options)
         }
-        Command::Run { socket } => serve(&recording, socket),
+        #[cfg(windows)]
+        Command::Run { socket, service: true } => service::run(move |stop| serve(&recording, socket, stop)),
+        Command::Run { socket, .. } => {
+            let stop = Stop::default();
+            stop.on_signals()?;
+            serve(&recording, socket, &stop)
+        }
         Command::Config(ConfigCommand::Check) => settings::check(&recording),
         Command::Config(ConfigCommand::Show) => settings::show(&recording, &matches, &mut io::stdout().lock()),
         Command::Signatures(command) => signatures::run(&recording, &command),
@@ -499,7 +517,9 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
             };
             Ok(doctor::run(&subject, json)?)
         }
+        #[cfg(unix)]
         Command::Install(installing) => Ok(install::install(&installing.into(), &mut |step| println!("{step}"))?),
+        #[cfg(unix)]
         Command::Uninstall { installing, purge } => {
             Ok(install::uninstall(&installing.into(), purge, &mut |step| println!("{step}"))?)
         }
@@ -570,9 +590,7 @@ fn run_export(recording: &Recording, connect: &Connect, options: &export::Option
     Ok(())
 }
 
-fn serve(recording: &Recording, socket: Option<PathBuf>) -> anyhow::Result<()> {
-    let stop = Stop::default();
-    stop.on_signals()?;
+fn serve(recording: &Recording, socket: Option<PathBuf>, stop: &Stop) -> anyhow::Result<()> {
     let sensor = recording.sensor(socket, Standby::Ready)?;
     sensor.source().wait_until_known().map_err(|why| anyhow!(why))?;
     stop.wait_for_it();
@@ -623,7 +641,7 @@ mod tests {
 
     #[test]
     fn the_command_line_goes_before_the_file() {
-        if !is_root() {
+        if !os::is_administrator() {
             return; // the places of others are their own
         }
         let line = |rest: &[&str]| {
@@ -636,12 +654,12 @@ mod tests {
                 retention_days: Some(2),
                 ..Config::default()
             };
-            let Command::Run { socket } = cli.command else { panic!("another command") };
+            let Command::Run { socket, .. } = cli.command else { panic!("another command") };
             cli.recording.settings(config, socket)
         };
         let (settings, place) = line(&[]);
         assert_eq!(settings.collector.syscalls, Syscalls::Always);
-        assert_eq!(settings.signature_dirs, [Path::new(config::SIGNATURES), Path::new("/file")]);
+        assert_eq!(settings.signature_dirs, [places::signatures().as_path(), Path::new("/file")]);
         assert_eq!(place, Place { state_dir: "/state".into(), socket: "/state/agentquery.em".into(), machine: None });
         let kept = settings.history.unwrap();
         assert_eq!((kept.path.as_path(), kept.retention.seconds), (Path::new("/state/history.duckdb"), 2 * 86400));

@@ -6,6 +6,7 @@
 mod descent;
 pub mod latency;
 pub mod linux;
+pub mod macos;
 pub mod polling;
 #[cfg(any(test, not(target_os = "linux")))]
 pub mod sysinfo;
@@ -40,11 +41,14 @@ pub enum DegradationReason {
     NotAdministrator,
     /// Windows did not start an ETW session; which, and its own words.
     RefusedTrace(String),
+    /// Endpoint Security does not take us for a client.
+    EndpointSecurity(macos::refusal::Refusal),
 }
 
 impl fmt::Display for DegradationReason {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NotPrivileged if cfg!(target_os = "macos") => macos::refusal::Refusal::NotPrivileged.fmt(out),
             Self::NotPrivileged => {
                 out.write_str("eBPF needs root: start it with sudo, or ask a running recorder with --connect")
             }
@@ -60,6 +64,7 @@ impl fmt::Display for DegradationReason {
                 "ETW needs an administrator: start it from an elevated prompt or as a service, or ask a running recorder with --connect",
             ),
             Self::RefusedTrace(why) => write!(out, "Windows did not start an ETW session: {why}"),
+            Self::EndpointSecurity(why) => why.fmt(out),
         }
     }
 }
@@ -83,7 +88,8 @@ pub enum Choice {
     /// The best that there is.
     #[default]
     Auto,
-    /// eBPF or none.
+    /// The system's events (on Linux eBPF) or none.
+    #[serde(alias = "events")]
     Ebpf,
     /// The one that asks again and again, which needs no rights.
     Polling,
@@ -109,6 +115,21 @@ pub enum Syscalls {
     OnDemand,
     /// Always.
     Always,
+}
+
+/// What a collector sees all of, and what can therefore be counted for an agent; else its counts are unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Operations on files.
+    pub files: bool,
+    /// What goes over connections.
+    pub bytes: bool,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self { files: true, bytes: true }
+    }
 }
 
 /// A place in what the system tells.
@@ -153,9 +174,9 @@ pub trait Collector {
         true
     }
 
-    /// Whether it sees every operation on files, and all that goes over connections. Without that they are not counted.
-    fn counts(&self) -> bool {
-        true
+    /// What it sees all of, so that it can be counted.
+    fn counts(&self) -> Counts {
+        Counts::default()
     }
 
     /// The events of all drains so far are recorded. Up to the place `durable` the system may forget them; without one,
@@ -230,7 +251,8 @@ pub trait Collector {
     fn probe(&self) -> Arc<dyn Probe>;
 }
 
-/// Nanoseconds since boot, the clock of [`Event::boot_ns`].
+/// The clock of [`Event::boot_ns`]: nanoseconds since boot, or since 1970 where the system tells what happened by the wall
+/// clock.
 #[must_use]
 pub fn boot_ns() -> u64 {
     #[cfg(target_os = "linux")]
@@ -251,6 +273,9 @@ pub fn boot_id() -> String {
 /// The TCP ports that are listened on where this process is, in its network namespace.
 #[must_use]
 pub fn listening_ports(pid: u32) -> HashSet<u16> {
+    #[cfg(target_os = "macos")]
+    return macos::look::listening_ports(pid);
+    #[cfg(not(target_os = "macos"))]
     linux::procfs::Proc::default().listening_ports(pid)
 }
 
@@ -297,7 +322,9 @@ pub fn start(
     };
     #[cfg(target_os = "linux")]
     let system = linux::look::Look::default();
-    #[cfg(not(target_os = "linux"))]
+    #[cfg(target_os = "macos")]
+    let system = macos::look::Look::default();
+    #[cfg(not(any(target_os = "linux", target_os = "macos")))]
     let system = sysinfo::Look::default();
     Ok(Box::new(polling::PollingCollector::new(system, interest, wanted.interval, Some(why.to_string()))))
 }
@@ -317,7 +344,13 @@ fn events(
         let system = source.system();
         Ok(Box::new(watched::WatchedCollector::new(source, system)))
     }
-    #[cfg(not(any(target_os = "linux", windows)))]
+    #[cfg(target_os = "macos")]
+    {
+        let _ = (syscalls, kept);
+        let source = macos::client::listen(interest).map_err(DegradationReason::EndpointSecurity)?;
+        Ok(Box::new(watched::WatchedCollector::new(source, macos::look::Look::beside_events())))
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "macos", windows)))]
     {
         let _ = (interest, syscalls, kept);
         Err(DegradationReason::UnsupportedSystem)

@@ -12,15 +12,9 @@ use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 
 use crate::collect::{Choice, Syscalls};
-use crate::packs;
 use crate::trust::{self, TrustError};
 use crate::yaml;
-
-/// Where the file is when nothing else is said.
-pub const DEFAULT: &str = "/etc/agentquery/config.yaml";
-
-/// Where signatures of one's own are, besides those that the file or the command line names.
-pub const SIGNATURES: &str = "/etc/agentquery/signatures";
+use crate::{packs, places};
 
 /// In place of a path.
 pub const NONE: &str = "none";
@@ -259,10 +253,10 @@ impl Source {
     /// # Errors
     /// As [`Config::load`].
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
-        let default = Path::new(DEFAULT);
+        let usual = places::config();
         match file {
-            None if !default.exists() => Ok(Self::default()),
-            file => Self::read(file.unwrap_or(default)),
+            None if !usual.exists() => Ok(Self::default()),
+            file => Self::read(file.unwrap_or(&usual)),
         }
     }
 
@@ -286,7 +280,16 @@ impl Source {
 mod tests {
     use super::*;
 
+    /// An absolute path of this system has it before the first `/`.
+    const DRIVE: &str = if cfg!(windows) { "C:" } else { "" };
+
+    /// A text that is written with paths of UNIX.
+    fn with_drives(text: &str) -> String {
+        text.replace(" /", &format!(" {DRIVE}/")).replace("[/", &format!("[{DRIVE}/"))
+    }
+
     fn read(text: &str) -> Result<Config, String> {
+        let text = with_drives(text);
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.yaml");
         std::fs::write(&file, text).unwrap();
@@ -301,14 +304,15 @@ mod tests {
                            database: /d/h.duckdb\nretention_days: 7\nretention_bytes: 100000000\n",
         )
         .unwrap();
+        let path = |path: &str| PathBuf::from(format!("{DRIVE}{path}"));
         let expected = Config {
             collector: Some(Choice::Polling),
             poll_interval_ms: Some(250),
             syscalls: Some(Syscalls::Always),
-            signatures: vec!["/etc/x".into()],
-            state_dir: Some("/s".into()),
-            socket: Some("/r/a.em".into()),
-            database: Some("/d/h.duckdb".into()),
+            signatures: vec![path("/etc/x")],
+            state_dir: Some(path("/s")),
+            socket: Some(path("/r/a.em")),
+            database: Some(path("/d/h.duckdb")),
             pin: None,
             retention_days: Some(7),
             retention_bytes: Some(100_000_000),
@@ -374,7 +378,7 @@ mod tests {
         let example = page.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.yaml");
-        std::fs::write(&file, example).unwrap();
+        std::fs::write(&file, with_drives(example)).unwrap();
         let source = Source::load(Some(&file)).unwrap();
         for (line, text) in example.lines().enumerate() {
             let key = text.split(':').next().unwrap();

@@ -8,7 +8,6 @@
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -19,12 +18,17 @@ use crate::osquery::Stop;
 use crate::osquery::client::Client;
 use crate::shell::format::{Mode, Writer};
 use crate::shell::{self, Backend as _};
+use crate::{os, places};
 
 /// The hidden command that makes this program the agent.
 pub const AGENT: &str = "make-believe";
 
 /// Its path below the temporary directory, by which the signature knows it.
-const PROGRAM: &str = "agentquery-make-believe/bin/agentquery-demo";
+const PROGRAM: &str = if cfg!(windows) {
+    "agentquery-make-believe/bin/agentquery-demo.exe"
+} else {
+    "agentquery-make-believe/bin/agentquery-demo"
+};
 
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -35,7 +39,7 @@ const STEP: Duration = Duration::from_millis(50);
 pub enum Error {
     /// Nobody records, and this user may not.
     #[error(
-        "nobody records here, and what the demo shows needs root: start a recorder with `sudo agentquery run`, or try `sudo agentquery demo`"
+        "nobody records here, and what the demo shows needs root: start a recorder with `sudo agentquery run`, or try `sudo agentquery demo` (on Windows as administrator, without sudo)"
     )]
     NobodyRecords,
     /// The recorder ended.
@@ -86,8 +90,7 @@ fn show(stop: &Stop, folder: &Path, connect: Option<PathBuf>, place: &Place) -> 
     let mut own = None;
     let socket = match connect.or_else(|| doctor::recorder(place)) {
         Some(socket) => socket,
-        // SAFETY: geteuid has no preconditions.
-        None if unsafe { libc::geteuid() } != 0 => return Err(Error::NobodyRecords),
+        None if !os::is_administrator() => return Err(Error::NobodyRecords),
         None => own.insert(Recorder::start(stop, folder)?).socket.clone(),
     };
     let mut asked = Asked { client: Client::new(&socket), stop };
@@ -213,10 +216,11 @@ struct Recorder {
 
 impl Recorder {
     fn start(stop: &Stop, folder: &Path) -> Result<Self, Error> {
-        let socket = folder.join("agentquery.em");
+        let state = folder.join("state");
+        let socket = places::socket_of(&state);
         let mut command = Command::new(std::env::current_exe()?);
         // A state directory of its own, too: nothing of the tour is left.
-        command.arg("run").arg("--socket").arg(&socket).arg("--state-dir").arg(folder.join("state"));
+        command.arg("run").arg("--socket").arg(&socket).arg("--state-dir").arg(&state);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         #[cfg(target_os = "linux")]
         let end_with_us = || {
@@ -227,11 +231,11 @@ impl Recorder {
         // SAFETY: between fork and exec there is only this system call.
         #[cfg(target_os = "linux")]
         unsafe {
-            command.pre_exec(end_with_us)
+            std::os::unix::process::CommandExt::pre_exec(&mut command, end_with_us)
         };
         let mut recorder = Self { child: command.spawn()?, socket };
         let deadline = Instant::now() + PATIENCE;
-        while !recorder.socket.exists() {
+        while !Client::new(&recorder.socket).with_timeout(PATIENCE).answers() {
             if recorder.child.try_wait()?.is_some() || Instant::now() >= deadline {
                 let _ = recorder.child.kill();
                 let mut said = String::new();
@@ -249,10 +253,7 @@ impl Recorder {
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        if let Ok(pid) = i32::try_from(self.child.id()) {
-            // SAFETY: our own child, which is not waited for yet.
-            unsafe { libc::kill(pid, libc::SIGTERM) };
-        }
+        let _ = os::ask_to_end(&mut self.child);
         let _ = self.child.wait();
     }
 }
@@ -275,7 +276,8 @@ impl Agent {
         command.arg(AGENT).current_dir(project);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         // A name without the directory, which is of no interest.
-        command.arg0("agentquery-demo");
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::arg0(&mut command, "agentquery-demo");
         Ok(Self { child: command.spawn().map_err(failed("the make-believe agent cannot be run"))? })
     }
 
@@ -299,7 +301,7 @@ impl Drop for Agent {
 
 /// A directory that looks like a repository.
 fn make_project(folder: &Path) -> io::Result<PathBuf> {
-    let project = folder.canonicalize()?.join("project");
+    let project = os::real_path(folder)?.join("project");
     std::fs::create_dir_all(project.join(".git"))?;
     std::fs::write(project.join("README.md"), "# A project that is none\n")?;
     Ok(project)
@@ -320,9 +322,14 @@ pub fn act() -> io::Result<()> {
     std::fs::rename("src/draft.txt", "src/text.txt")?;
     let mut notes = std::fs::File::create("notes.txt")?;
     notes.write_all(b"This file stays open while you look.\n")?;
-    for script in ["ls src", "test -e nothing.txt"] {
+    let (shell, option, scripts) = if cfg!(windows) {
+        ("cmd", "/C", ["dir src", "type nothing.txt"])
+    } else {
+        ("sh", "-c", ["ls src", "test -e nothing.txt"])
+    };
+    for script in scripts {
         // A machine without a shell has fewer rows.
-        let _ = Command::new("sh").args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::null()).status();
+        let _ = Command::new(shell).args([option, script]).stdin(Stdio::null()).stdout(Stdio::null()).status();
     }
     let talk = talk_to_oneself();
     std::fs::write("scratch.txt", "for a moment")?;

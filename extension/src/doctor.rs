@@ -4,7 +4,6 @@
 //! failure. Nothing is changed: the programs for the kernel are loaded, attached and taken away again.
 
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use crate::identify::Catalogue;
 use crate::lock::Place;
 use crate::osquery::client::{Client, ClientError};
 use crate::shell::escape::visible;
+use crate::{os, places};
 
 /// How long a server may take for its answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -132,11 +132,6 @@ pub fn recorder(place: &Place) -> Option<PathBuf> {
     sockets(place).into_iter().find(answers)
 }
 
-fn is_root() -> bool {
-    // SAFETY: geteuid has no preconditions.
-    unsafe { libc::geteuid() == 0 }
-}
-
 fn examine(subject: &Subject<'_>) -> Vec<Check> {
     let recorders = recorders(subject.place);
     // Whoever can ask a recorder need not be able to record.
@@ -150,7 +145,9 @@ fn examine(subject: &Subject<'_>) -> Vec<Check> {
     checks.extend(subject.fault.as_ref().map(|fault| check("config", State::Failed, fault)));
     checks.extend(signatures(subject.signature_dirs));
     checks.extend(osquery());
-    checks.push(pins(Path::new("/sys/fs/bpf")));
+    if cfg!(target_os = "linux") {
+        checks.push(pins(Path::new("/sys/fs/bpf")));
+    }
     checks.push(processes());
     checks.push(open_sockets());
     checks
@@ -161,8 +158,8 @@ fn collector(checks: &[Check], answered: bool, choice: Choice) -> Check {
     let missing = checks.iter().find(|check| check.state != State::Ok && EVENTS.contains(&check.name));
     let why = match (choice, missing) {
         (Choice::Polling, _) => DegradationReason::Chosen.to_string(),
-        (_, None) if is_root() => return check("collector", State::Ok, "eBPF"),
-        (_, None | Some(_)) if !is_root() => DegradationReason::NotPrivileged.to_string(),
+        (_, None) if os::is_administrator() => return check("collector", State::Ok, TELLS),
+        (_, None | Some(_)) if !os::is_administrator() => DegradationReason::NotPrivileged.to_string(),
         (_, missing) => missing.map(|check| format!("{}: {}", check.name, check.what)).unwrap_or_default(),
     };
     if choice == Choice::Ebpf {
@@ -170,12 +167,19 @@ fn collector(checks: &[Check], answered: bool, choice: Choice) -> Check {
         return check("collector", state, format!("none, for the settings say collector: ebpf: {why}"))
             .mend("say collector: auto");
     }
-    let whose = if is_root() { "" } else { " this user's processes" };
-    check("collector", State::Warning, format!("polling{whose}, which sees less than eBPF (docs/platforms.md): {why}"))
+    let whose = if os::is_administrator() { "" } else { " this user's processes" };
+    check(
+        "collector",
+        State::Warning,
+        format!("polling{whose}, which sees less than {TELLS} (docs/platforms.md): {why}"),
+    )
 }
 
-/// What eBPF needs, by the names of the checks.
-const EVENTS: [&str; 5] = ["system", "rights", "btf", "namespace", "program"];
+/// What events need, by the names of the checks.
+const EVENTS: [&str; 6] = ["system", "rights", "btf", "namespace", "program", "endpoint"];
+
+/// What tells events here.
+const TELLS: &str = if cfg!(target_os = "macos") { "Endpoint Security" } else { "eBPF" };
 
 fn first_line(path: &str) -> Option<String> {
     let text = std::fs::read_to_string(path).ok()?;
@@ -185,7 +189,8 @@ fn first_line(path: &str) -> Option<String> {
 fn system(needed: State) -> Check {
     let release = first_line("/proc/sys/kernel/osrelease").unwrap_or_default();
     let what = format!("{} {release} {}", std::env::consts::OS, std::env::consts::ARCH);
-    let known = cfg!(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")));
+    let linux = cfg!(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")));
+    let known = linux || cfg!(target_os = "macos");
     if known {
         check("system", State::Ok, what)
     } else {
@@ -194,20 +199,19 @@ fn system(needed: State) -> Check {
 }
 
 fn rights(needed: State) -> Check {
-    if !is_root() {
-        // SAFETY: geteuid has no preconditions.
-        let uid = unsafe { libc::geteuid() };
+    if !os::is_administrator() {
+        let user = os::user_name();
         return check(
             "rights",
             State::Ok,
-            format!("an ordinary user (uid {uid}): can ask a recorder, and record its own processes by polling"),
+            format!("an ordinary user ({user}): can ask a recorder, and record its own processes by polling"),
         );
     }
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     match status.lines().find_map(|line| line.strip_prefix("CapEff:")).map(|mask| can_load(mask.trim())) {
         Some(false) => check("rights", needed, "root without the capabilities CAP_BPF and CAP_PERFMON")
             .mend("run it outside of what took them away, such as a container"),
-        _ => check("rights", State::Ok, "root"),
+        _ => check("rights", State::Ok, if cfg!(windows) { "administrator" } else { "root" }),
     }
 }
 
@@ -219,9 +223,17 @@ fn can_load(mask: &str) -> bool {
     has(admin) || (has(perfmon) && has(bpf))
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
 fn kernel(_: State) -> Vec<Check> {
     Vec::new()
+}
+
+#[cfg(target_os = "macos")]
+fn kernel(needed: State) -> Vec<Check> {
+    vec![match crate::collect::macos::client::trial() {
+        Ok(()) => check("endpoint", State::Ok, "Endpoint Security tells this program what happens"),
+        Err(why) => check("endpoint", needed, why.to_string()),
+    }]
 }
 
 #[cfg(target_os = "linux")]
@@ -247,7 +259,7 @@ fn kernel(needed: State) -> Vec<Check> {
             check("lockdown", State::Ok, mode)
         });
     }
-    if !is_root() {
+    if !os::is_administrator() {
         checks.push(
             check("programs", State::Unseen, "not tried: loading needs root").mend("try: sudo agentquery doctor"),
         );
@@ -267,11 +279,11 @@ fn recorders(place: &Place) -> Vec<Check> {
     let mut checks: Vec<Check> = sockets(place).iter().filter_map(|path| recorder_at(path)).collect();
     if checks.is_empty() {
         let what = "none runs: what needs one records by itself meanwhile";
-        checks.push(if is_root() {
+        checks.push(if os::is_administrator() {
             check("recorder", State::Ok, what)
         } else {
             check("recorder", State::Warning, format!("{what}, this user's processes alone"))
-                .mend("start one for all: sudo agentquery run")
+                .mend(format!("start one for all: {}", os::elevated("agentquery run")))
         });
     }
     checks
@@ -287,7 +299,11 @@ fn recorder_at(path: &Path) -> Option<Check> {
     Some(match (answer, kind) {
         (_, Some(io::ErrorKind::NotFound)) => return None,
         (_, Some(io::ErrorKind::PermissionDenied)) => {
-            check("recorder", State::Unseen, format!("{shown} is not for this user")).mend("ask as root")
+            check("recorder", State::Unseen, format!("{shown} is not for this user")).mend(if cfg!(windows) {
+                "ask as administrator"
+            } else {
+                "ask as root"
+            })
         }
         (_, Some(io::ErrorKind::ConnectionRefused)) => {
             check("recorder", State::Warning, format!("{shown} is left over: nobody answers there"))
@@ -322,15 +338,56 @@ fn signatures(dirs: &[PathBuf]) -> Vec<Check> {
     checks
 }
 
+/// Where osquery's packages put its program, besides the path of programs.
+const OSQUERY: [&str; 4] = [
+    "/opt/osquery/bin",
+    "/usr/local/bin",
+    "/opt/osquery/lib/osquery.app/Contents/MacOS",
+    r"C:\Program Files\osquery\osqueryd",
+];
+
+/// Its list of the extensions that it starts, as its flag `--extensions_autoload` has it by itself.
+const AUTOLOAD: &str = if cfg!(windows) {
+    r"C:\Program Files\osquery\extensions.load"
+} else if cfg!(target_os = "macos") {
+    "/private/var/osquery/extensions.load"
+} else {
+    "/etc/osquery/extensions.load"
+};
+
+/// Whether osquery does not start an extension: one that is not root's, that others can change or that cannot be run.
+#[cfg(unix)]
+fn is_refused(_: &Path, found: &std::fs::Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    found.uid() != 0 || found.mode() & 0o022 != 0 || found.mode() & 0o111 == 0
+}
+
+/// Whether osquery does not start an extension: one that others can change.
+#[cfg(windows)]
+fn is_refused(path: &Path, _: &std::fs::Metadata) -> bool {
+    !os::open_to_read(path).and_then(|file| os::only_ours_to_change(&file)).unwrap_or(false)
+}
+
+#[cfg(unix)]
+fn how_to_load(path: &Path) -> String {
+    format!("chown root {0} && chmod 755 {0}", path.display())
+}
+
+#[cfg(windows)]
+fn how_to_load(path: &Path) -> String {
+    os::how_to_trust(path)
+}
+
 fn osquery() -> Vec<Check> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let directories = std::env::split_paths(&path).chain(["/opt/osquery/bin", "/usr/local/bin"].map(PathBuf::from));
-    let Some(installed) = directories.map(|directory| directory.join("osqueryd")).find(|path| path.is_file()) else {
+    let directories = std::env::split_paths(&path).chain(OSQUERY.map(PathBuf::from));
+    let program = format!("osqueryd{}", std::env::consts::EXE_SUFFIX);
+    let Some(installed) = directories.map(|directory| directory.join(&program)).find(|path| path.is_file()) else {
         return vec![check("osquery", State::Ok, "not installed: agentquery answers by itself")];
     };
     let mut checks = vec![check("osquery", State::Ok, format!("{} is installed", installed.display()))];
-    checks.push(autoload(Path::new("/etc/osquery/extensions.load")));
-    let socket = Path::new("/var/osquery/osquery.em");
+    checks.push(autoload(Path::new(AUTOLOAD)));
+    let socket = places::osquery_socket();
     let asked = Client::new(socket)
         .with_timeout(PATIENCE)
         .query("SELECT version FROM osquery_extensions WHERE name = 'agentquery'");
@@ -346,7 +403,7 @@ fn osquery() -> Vec<Check> {
             check("osquery", State::Unseen, format!("{} is not for this user", socket.display()))
         }
         Err(error) => check("osquery", State::Warning, format!("osqueryd does not answer: {error}"))
-            .mend("start it, or give it the flag --extensions_socket=/var/osquery/osquery.em"),
+            .mend(format!("start it, or give it the flag --extensions_socket={}", socket.display())),
     });
     checks
 }
@@ -362,7 +419,7 @@ fn autoload(list: &Path) -> Check {
     };
     let named = text.lines().map(|line| Path::new(line.trim())).find(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with("agentquery") && name.ends_with(".ext")
+        name.starts_with("agentquery") && (name.ends_with(".ext") || name.ends_with(".ext.exe"))
     });
     let Some(path) = named else {
         return check("autoload", State::Warning, format!("{} does not name agentquery.ext", list.display()))
@@ -370,9 +427,9 @@ fn autoload(list: &Path) -> Check {
     };
     match std::fs::metadata(path) {
         Err(error) => check("autoload", State::Failed, format!("{}: {error}", path.display())).mend("install it there"),
-        Ok(found) if found.uid() != 0 || found.mode() & 0o022 != 0 || found.mode() & 0o111 == 0 => {
-            check("autoload", State::Failed, format!("osquery refuses {}: not root's alone to change", path.display()))
-                .mend(format!("chown root {0} && chmod 755 {0}", path.display()))
+        Ok(found) if is_refused(path, &found) => {
+            check("autoload", State::Failed, format!("osquery refuses {}: others can change it", path.display()))
+                .mend(how_to_load(path))
         }
         Ok(_) => check("autoload", State::Ok, format!("osquery starts {}", path.display())),
     }
@@ -393,19 +450,45 @@ fn pins(directory: &Path) -> Check {
 
 /// The running programs of ours, but for this one.
 fn processes() -> Check {
-    let mut ours = Vec::new();
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    for pid in entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
-        let name = first_line(&format!("/proc/{pid}/comm")).unwrap_or_default();
-        if name.starts_with("agentquery") && pid != std::process::id() {
-            ours.push((pid, name));
-        }
-    }
+    let mut ours = running();
+    ours.retain(|(pid, name)| name.starts_with("agentquery") && *pid != std::process::id());
     ours.sort_unstable();
     listed("running", &ours.iter().map(|(pid, name)| format!("{name} ({pid})")).collect::<Vec<_>>())
 }
 
+/// All that run, by their names.
+#[cfg(target_os = "linux")]
+fn running() -> Vec<(u32, String)> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.map(|pid| (pid, first_line(&format!("/proc/{pid}/comm")).unwrap_or_default())).collect()
+}
+
+/// All that run, by their names.
+#[cfg(not(target_os = "linux"))]
+fn running() -> Vec<(u32, String)> {
+    use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
+    let mut system = System::new();
+    system.refresh_processes_specifics(ProcessesToUpdate::All, false, ProcessRefreshKind::nothing());
+    let named = |process: &sysinfo::Process| (process.pid().as_u32(), process.name().to_string_lossy().into_owned());
+    system.processes().values().map(named).collect()
+}
+
+/// The pipes with our name.
+#[cfg(windows)]
+fn open_sockets() -> Check {
+    let Ok(pipes) = std::fs::read_dir(r"\\.\pipe\") else {
+        return check("pipes", State::Unseen, "the list of pipes cannot be read");
+    };
+    let names = pipes.flatten().map(|pipe| pipe.file_name().to_string_lossy().into_owned());
+    let mut ours: Vec<String> = names.filter(|name| name.contains("agentquery")).collect();
+    ours.sort_unstable();
+    ours.dedup();
+    listed("pipes", &ours)
+}
+
 /// The sockets with our name on which somebody listens.
+#[cfg(not(windows))]
 fn open_sockets() -> Check {
     let Ok(table) = std::fs::read_to_string("/proc/net/unix") else {
         return check("sockets", State::Unseen, "/proc/net/unix cannot be read");
@@ -414,6 +497,7 @@ fn open_sockets() -> Check {
 }
 
 /// Paths in /proc/net/unix with our name and the flag of listening sockets, `__SO_ACCEPTCON`.
+#[cfg(any(not(windows), test))]
 fn listening(table: &str) -> Vec<String> {
     let path = |line: &str| {
         let mut fields = line.split_ascii_whitespace().skip(3);
@@ -433,8 +517,6 @@ fn listed(name: &'static str, ours: &[String]) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     #[test]
@@ -462,8 +544,11 @@ mod tests {
         assert_eq!(listening(table), ["/run/agentquery/agentquery.em"]);
     }
 
+    #[cfg(unix)]
     #[test]
     fn osquerys_list_of_extensions() {
+        use std::os::unix::fs::PermissionsExt as _;
+
         let folder = tempfile::tempdir().unwrap();
         let list = folder.path().join("extensions.load");
         assert_eq!(autoload(&list).state, State::Warning);
@@ -476,7 +561,7 @@ mod tests {
         assert_eq!(refused.state, State::Failed, "everybody can change it");
         assert!(refused.mend.unwrap().starts_with("chown root "));
         std::fs::set_permissions(&extension, std::fs::Permissions::from_mode(0o755)).unwrap();
-        assert_eq!(autoload(&list).state == State::Ok, is_root());
+        assert_eq!(autoload(&list).state == State::Ok, os::is_administrator());
     }
 
     #[test]

@@ -4,6 +4,8 @@ pub mod container;
 pub mod endpoints;
 pub mod errno;
 pub mod files;
+#[cfg(test)]
+mod macos;
 pub mod mask;
 mod meaning;
 pub mod names;

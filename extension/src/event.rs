@@ -150,14 +150,12 @@ pub struct Open {
 pub struct Close {
     /// The open that ended.
     pub open_id: u64,
-    /// Bytes that went from the file to processes.
-    pub bytes_read: u64,
-    /// Bytes that went from processes into the file.
-    pub bytes_written: u64,
+    /// Bytes (from the file to processes, from processes into the file); `None` where they are not known.
+    pub bytes: Option<(u64, u64)>,
     /// Seen at `close`; otherwise inferred after the fact.
     pub seen: bool,
-    /// It was mapped, shared and for writing: what was written so is in no count.
-    pub mapped: bool,
+    /// It was mapped, shared and for writing: what was written so is in no count. `None` where that is not known.
+    pub mapped: Option<bool>,
 }
 
 /// What was done to a name or an open file.

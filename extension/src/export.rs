@@ -17,6 +17,7 @@ use std::path::PathBuf;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::os;
 use crate::osquery::Stop;
 use crate::shell::{self, Backend};
 use crate::tables::{self, Table};
@@ -204,19 +205,15 @@ fn file_name(host: &str, stage: &Stage) -> Result<String, ExportError> {
     let name = name.trim_start_matches(['.', '_', '-']);
     let name = if name.is_empty() { "host" } else { name };
     // The id itself is nobody else's to know.
-    let id = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
-    let digest = stage.digest(&format!("agentquery {} {host}", id.trim()))?;
+    let digest = stage.digest(&format!("agentquery {} {host}", os::machine_id()))?;
     Ok(format!("{name}-{digest}"))
 }
 
 /// The name of this machine.
 #[must_use]
 pub fn host() -> String {
-    let mut name = [0_u8; 256];
-    // SAFETY: the buffer is of that length.
-    let failed = unsafe { libc::gethostname(name.as_mut_ptr().cast(), name.len()) } != 0;
-    let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
-    if failed || name.is_empty() { "localhost".to_owned() } else { crate::event::escape(name) }
+    let name = os::host_name();
+    if name.is_empty() { "localhost".to_owned() } else { name }
 }
 
 /// Progress, in seconds of each table's time.

@@ -22,6 +22,7 @@ mod pattern;
 mod schema;
 mod signature;
 mod version;
+pub(crate) mod windows;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -131,13 +132,16 @@ fn window(path: &str) -> impl Iterator<Item = &str> {
 
 /// The last component of a path.
 pub(crate) fn file_name(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or(path)
+    let name = if windows::is(path) { path.rsplit(['/', '\\']).next() } else { path.rsplit('/').next() };
+    name.unwrap_or(path)
 }
 
 #[cfg(test)]
 mod cost;
 #[cfg(test)]
 mod facts;
+#[cfg(test)]
+mod macos;
 #[cfg(test)]
 mod malformed;
 #[cfg(test)]

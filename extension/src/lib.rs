@@ -2,35 +2,30 @@
 //!
 //! The data goes one way, and the modules are read in its order: [`event`] is the vocabulary, [`collect`] hears the
 //! kernel, [`identify`] says which process is an agent, [`enrich`] gives meaning, [`record`] keeps the rows, [`history`]
-//! keeps them on disk, [`tables`] declares them, `osquery` and `shell` answer from them.
+//! keeps them on disk, [`tables`] declares them, [`osquery`] and [`shell`] answer from them.
 
 pub mod collect;
 pub mod config;
-#[cfg(unix)]
 pub mod demo;
-#[cfg(unix)]
 pub mod doctor;
 pub mod enrich;
 pub mod event;
-#[cfg(unix)]
 pub mod export;
-#[cfg(unix)]
 pub mod front;
 mod hash;
 pub mod history;
 pub mod identify;
 mod inside;
-#[cfg(unix)]
 pub mod install;
 pub mod lock;
 pub mod log;
 mod meant;
-#[cfg(unix)]
+pub mod os;
 pub mod osquery;
 pub mod packs;
+pub mod places;
 pub mod record;
 pub mod recorder;
-#[cfg(unix)]
 pub mod sensor;
 pub mod shell;
 pub mod tables;

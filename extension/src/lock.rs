@@ -1,14 +1,15 @@
 //! One recorder a machine: whoever holds the lock of the state directory.
 //!
-//! The lock is `flock(2)`'s: it ends with the process that holds it, however that ends, and cannot be left behind. What
+//! The lock is the system's (`flock(2)`, `LockFileEx`): it ends with the process that holds it, however that ends, and cannot be left behind. What
 //! stands in the file only says where the holder answers.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::os;
 use crate::trust::TrustError;
 
 /// Where a recorder keeps its state, and where it answers.
@@ -60,7 +61,7 @@ impl Place {
     /// When the state directory cannot be used.
     pub fn try_lock(&self) -> Result<Option<Lock>, LockError> {
         let file = self.open()?;
-        match file.try_lock() {
+        match os::try_lock(&file) {
             Ok(()) => self.taken(file).map(Some),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(source)) => Err(self.failed(source)),
@@ -73,7 +74,7 @@ impl Place {
     /// When the state directory cannot be used.
     pub fn wait_for_lock(&self) -> Result<Lock, LockError> {
         let file = self.open()?;
-        file.lock().map_err(|source| self.failed(source))?;
+        os::lock(&file).map_err(|source| self.failed(source))?;
         self.taken(file)
     }
 
@@ -107,36 +108,19 @@ impl Place {
     }
 }
 
-#[cfg(unix)]
 fn make_private(directory: &Path) -> Result<(), LockError> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    let failed = |source| LockError::Io { path: directory.into(), source };
-    DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
+    os::make_private(directory).map_err(|source| LockError::Io { path: directory.into(), source })?;
     // One that was there keeps its mode, for it may be somebody's for more than this; what is put into it is private.
     Ok(crate::trust::directory(directory)?)
 }
 
-#[cfg(not(unix))]
-fn make_private(directory: &Path) -> Result<(), LockError> {
-    let failed = |source| LockError::Io { path: directory.into(), source };
-    DirBuilder::new().recursive(true).create(directory).map_err(failed)
-}
-
 fn open(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        options.mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC);
-    }
-    options.open(path)
+    os::private(File::options().read(true).write(true).create(true).truncate(false)).open(path)
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
 
     fn place(folder: &Path) -> Place {
         Place { state_dir: folder.join("state"), socket: folder.join("agentquery.em"), machine: None }
@@ -161,8 +145,11 @@ mod tests {
         assert!(place.try_lock().unwrap().is_some());
     }
 
+    #[cfg(unix)]
     #[test]
     fn the_state_is_its_owners_alone() {
+        use std::os::unix::fs::PermissionsExt as _;
+
         let folder = tempfile::tempdir().unwrap();
         let place = place(folder.path());
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;

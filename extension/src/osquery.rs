@@ -1,4 +1,4 @@
-//! osquery's extension protocol: Thrift's binary protocol over UNIX sockets.
+//! osquery's extension protocol: Thrift's binary protocol over UNIX sockets, and over named pipes on Windows.
 //!
 //! The same protocol is spoken three ways. As an [`extension`] agentquery serves its tables to osquery's manager; as a
 //! [`manager`] it serves SQL to whoever speaks to osqueryd; as a [`client`] it asks either. What is generated from
@@ -12,7 +12,6 @@ pub mod extension;
 #[rustfmt::skip]
 mod generated;
 pub mod manager;
-mod peer;
 mod plugin;
 mod server;
 mod socket;
@@ -21,9 +20,8 @@ mod stop;
 mod transport;
 mod turns;
 
-pub use peer::GROUP;
 pub use server::Server;
-pub use socket::{Access, BindError};
+pub use socket::{Access, BindError, GROUP};
 pub use source::{Rows, Source};
 pub use stop::Stop;
 

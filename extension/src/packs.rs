@@ -331,11 +331,7 @@ fn put(root: &Path, name: &str, members: &Members) -> Result<(), PackError> {
 
 /// The directory of packs, its owner's alone where it is not there yet.
 fn make(root: &Path) -> io::Result<()> {
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(root)
+    crate::os::make_private(root)
 }
 
 /// Makes a link to a directory beside it, in place of the one that is there.
@@ -351,9 +347,25 @@ fn turn(link: &Path, to: &Path) -> io::Result<()> {
     File::open(root)?.sync_all()
 }
 
+/// Where links need rights that not everybody has: puts a directory in the place of the one that is there. Between the
+/// two there is none for a moment, in which what was loaded before stays.
 #[cfg(not(unix))]
-fn turn(_link: &Path, _to: &Path) -> io::Result<()> {
-    Err(io::Error::other("packs are not installed on this system yet"))
+fn turn(place: &Path, to: &Path) -> io::Result<()> {
+    let (Some(name), Some(root)) = (to.file_name(), place.parent()) else {
+        return Err(io::Error::other("has no name"));
+    };
+    let old = root.join(with_ending(name, ".old"));
+    let was_there = match std::fs::rename(place, &old) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        done => done.map(|()| true)?,
+    };
+    if let Err(error) = std::fs::rename(to, place) {
+        if was_there {
+            std::fs::rename(&old, place)?;
+        }
+        return Err(error);
+    }
+    if was_there { std::fs::remove_dir_all(&old) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -1,12 +1,15 @@
-//! Files that a recorder with all rights may believe: nobody but root, or the user that it runs as, can have written them.
+//! Files that a recorder with all rights may believe: nobody but root (on Windows administrators and the system), or the
+//! user that it runs as, can have written them.
 //!
 //! Configuration and signatures decide what is seen and what is not; the state directory holds what was seen. Who may
 //! change them is therefore looked at on the file that was opened, and on every directory above it: whoever may rename
 //! a directory may put another file in the place of ours.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+
+use crate::os;
 
 /// Why a file is not read.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +37,7 @@ pub enum TrustError {
         limit: u64,
     },
     /// Somebody else could change it.
-    #[error("{0}: others can change it, so it is not trusted; run: chown root {0} && chmod go-w {0}", file.display())]
+    #[error("{}: others can change it, so it is not trusted; run: {}", file.display(), os::how_to_trust(file))]
     Untrusted {
         /// The file, or the directory above it that is not safe.
         file: PathBuf,
@@ -47,8 +50,7 @@ pub enum TrustError {
 /// When it cannot be read or is not to be trusted.
 pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, TrustError> {
     let (file, real) = open_file(path)?;
-    let metadata = file.metadata().map_err(|source| TrustError::Read { file: path.into(), source })?;
-    if !is_safe(&metadata) {
+    if !os::only_ours_to_change(&file).map_err(|source| TrustError::Read { file: path.into(), source })? {
         return Err(TrustError::Untrusted { file: path.into() });
     }
     if let Some(above) = real.parent() {
@@ -69,7 +71,8 @@ pub fn read_any(path: &Path, limit: u64) -> Result<Vec<u8>, TrustError> {
 fn open_file(path: &Path) -> Result<(File, PathBuf), TrustError> {
     let failed = |source| TrustError::Read { file: path.into(), source };
     let real = path.canonicalize().map_err(failed)?;
-    let file = open(&real).map_err(failed)?;
+    // A link in its place by now is not followed.
+    let file = os::open_to_read(&real).map_err(failed)?;
     if !file.metadata().map_err(failed)?.is_file() {
         return Err(TrustError::NotAFile { file: path.into() });
     }
@@ -93,66 +96,21 @@ fn bytes(path: &Path, file: File, limit: u64) -> Result<Vec<u8>, TrustError> {
 pub fn directory(path: &Path) -> Result<(), TrustError> {
     let failed = |source| TrustError::Read { file: path.into(), source };
     let real = path.canonicalize().map_err(failed)?;
-    let metadata = std::fs::metadata(&real).map_err(failed)?;
-    if !is_safe(&metadata) {
+    if !os::only_ours_to_fill(&real).map_err(failed)? {
         return Err(TrustError::Untrusted { file: path.into() });
     }
     real.parent().map_or(Ok(()), directories)
 }
 
-/// A directory and all above it: others may write only where the sticky bit keeps them from renaming ours.
+/// A directory and all above it: others may write only where they are kept from renaming ours.
 fn directories(path: &Path) -> Result<(), TrustError> {
     for directory in path.ancestors() {
-        let metadata =
-            std::fs::metadata(directory).map_err(|source| TrustError::Read { file: directory.into(), source })?;
-        if !is_safe(&metadata) && !is_sticky(&metadata) {
+        let failed = |source| TrustError::Read { file: directory.into(), source };
+        if !os::only_ours_to_rename_in(directory).map_err(failed)? {
             return Err(TrustError::Untrusted { file: directory.into() });
         }
     }
     Ok(())
-}
-
-#[cfg(unix)]
-fn open(path: &Path) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    // A FIFO must not make the start wait.
-    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_CLOEXEC).open(path)
-}
-
-#[cfg(not(unix))]
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).open(path)
-}
-
-#[cfg(unix)]
-fn is_safe(metadata: &Metadata) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-    is_own(metadata) && metadata.mode() & 0o022 == 0
-}
-
-#[cfg(unix)]
-fn is_sticky(metadata: &Metadata) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-    is_own(metadata) && metadata.mode() & 0o1000 != 0
-}
-
-#[cfg(unix)]
-fn is_own(metadata: &Metadata) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-    // SAFETY: geteuid has no preconditions and cannot fail.
-    let own = unsafe { libc::geteuid() };
-    metadata.uid() == 0 || metadata.uid() == own
-}
-
-// Access lists of Windows are not looked at: no collector for it reads such files yet.
-#[cfg(not(unix))]
-fn is_safe(_metadata: &Metadata) -> bool {
-    true
-}
-
-#[cfg(not(unix))]
-fn is_sticky(_metadata: &Metadata) -> bool {
-    true
 }
 
 #[cfg(all(test, unix))]

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use agentquery::collect::polling;
 use agentquery::collect::{Choice, Syscalls};
-use agentquery::config::{self, KEYS, NONE, Source};
-use agentquery::trust;
+use agentquery::config::{KEYS, NONE, Source};
+use agentquery::{places, trust};
 use anyhow::anyhow;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
@@ -22,7 +22,7 @@ pub(super) fn check(recording: &Recording) -> anyhow::Result<()> {
     }
     match &source.file {
         Some(file) => println!("ok: {}", file.display()),
-        None => println!("ok: there is no {}, so the defaults hold", config::DEFAULT),
+        None => println!("ok: there is no {}, so the defaults hold", places::config().display()),
     }
     Ok(())
 }
@@ -43,7 +43,7 @@ fn wrong(source: &Source) -> Vec<String> {
         wrong.extend(there.and_then(|directory| untrusted(key, directory)));
     }
     if let Some(directory) = config.socket.as_deref().and_then(Path::parent)
-        && directory != Path::new(super::SOCKET_DIR)
+        && Some(directory) != places::socket().parent()
         && !directory.is_dir()
     {
         let place = source.place("socket").unwrap_or_default();
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn each_setting_says_where_it_comes_from() {
-        if !super::super::is_root() {
+        if !agentquery::os::is_administrator() {
             return; // the places of others are their own
         }
         let folder = tempfile::tempdir().unwrap();
@@ -211,6 +211,7 @@ mod tests {
         assert_eq!(shown(&file, &["--collector", "polling"]), expected);
     }
 
+    #[cfg(unix)]
     #[test]
     fn what_a_file_names_must_be_there_and_be_safe() {
         use std::os::unix::fs::PermissionsExt as _;

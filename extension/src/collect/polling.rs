@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::descent::{Descent, Member, NO_MARK, Node};
-use crate::collect::{CollectError, Collector, Interest, Place, boot_ns};
+use crate::collect::{CollectError, Collector, Counts, Interest, Place, boot_ns};
 use crate::event::{Event, EventKind, Exec, Fork, Mark, Step};
 use crate::record::Probe;
 use crate::record::rows::CollectorRow;
@@ -369,8 +369,8 @@ impl<S: System> Collector for PollingCollector<S> {
         false
     }
 
-    fn counts(&self) -> bool {
-        false
+    fn counts(&self) -> Counts {
+        Counts { files: false, bytes: false }
     }
 
     fn agents_live(&mut self, agents: usize) {

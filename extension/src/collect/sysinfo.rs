@@ -3,7 +3,6 @@
 //! Compiled on Linux for its tests alone: there `/proc` tells more, and the exact start.
 
 use std::io;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sysinfo::{Pid, Process, ProcessRefreshKind, ProcessStatus, ProcessesToUpdate, System as Sysinfo, UpdateKind};
@@ -26,26 +25,18 @@ fn all() -> ProcessRefreshKind {
         .with_user(UpdateKind::Always)
 }
 
-/// UNIX seconds of the machine's start, as it was said first: a step of the clock must not change what a process is known
-/// by.
-fn boot_time() -> u64 {
-    static BOOT: OnceLock<u64> = OnceLock::new();
-    *BOOT.get_or_init(Sysinfo::boot_time)
-}
-
-/// Nanoseconds since boot.
+/// The clock of events: nanoseconds, here since 1970 and not since boot. These systems tell the start of a process, and when
+/// something happened, by the wall clock, and when they booted only to a second or so, not the same each time: what a
+/// process is known by must not depend on that.
 #[must_use]
 pub fn boot_ns() -> u64 {
-    static FIRST: OnceLock<(Instant, u64)> = OnceLock::new();
-    let (began, since_boot) = FIRST
-        .get_or_init(|| (Instant::now(), boot_ns_at(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())));
-    since_boot.saturating_add(nanoseconds(began.elapsed()))
+    boot_ns_at(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 /// The same of a time of the wall clock, since 1970.
 #[must_use]
 pub fn boot_ns_at(unix: Duration) -> u64 {
-    nanoseconds(unix.saturating_sub(Duration::from_secs(boot_time())))
+    nanoseconds(unix)
 }
 
 fn nanoseconds(time: Duration) -> u64 {
@@ -55,20 +46,28 @@ fn nanoseconds(time: Duration) -> u64 {
 /// Tells this start of the machine from others.
 #[must_use]
 pub fn boot_id() -> String {
-    boot_time().to_string()
+    #[cfg(target_os = "macos")]
+    if let Some(id) = super::macos::look::boot_session() {
+        return id;
+    }
+    Sysinfo::boot_time().to_string()
 }
 
-/// When a process began: of sysinfo in whole seconds, of the system itself exactly, as its events tell it.
-fn start_of(process: &Process) -> u64 {
+/// When a process began, since 1970, as exactly as the system tells.
+fn start_of(process: &Process) -> Duration {
+    #[cfg(target_os = "macos")]
+    if let Some(start) = super::macos::look::start(process.pid().as_u32()) {
+        return start;
+    }
     #[cfg(windows)]
     if let Some(created) = super::windows::live::created(process.pid().as_u32()) {
-        return boot_ns_at(super::windows::decode::since_1970(created));
+        return super::windows::decode::since_1970(created);
     }
-    process.start_time().saturating_sub(boot_time()) * 1_000_000_000
+    Duration::from_secs(process.start_time())
 }
 
 fn glance_of(process: &Process) -> Glance {
-    let start_ns = start_of(process);
+    let start_ns = boot_ns_at(start_of(process));
     let path = process.exe().map(|path| path.as_os_str().as_encoded_bytes()).unwrap_or_default();
     Glance {
         process: ProcessKey { pid: process.pid().as_u32(), start_ns },
@@ -91,7 +90,7 @@ fn exec_of(process: &Process, markers: &[String]) -> Exec {
         gid: gid.unwrap_or(0),
         // Its name at least.
         path: path.filter(|path| !path.is_empty()).unwrap_or_else(|| text(process.name())),
-        cwd: process.cwd().map(|path| text(path.as_os_str())).unwrap_or_default(),
+        cwd: process.cwd().map(|path| directory(text(path.as_os_str()))).unwrap_or_default(),
         argv: process.cmd().iter().map(|argument| text(argument)).collect(),
         markers: variables_of(process, markers),
         candidate: true,
@@ -99,9 +98,28 @@ fn exec_of(process: &Process, markers: &[String]) -> Exec {
     }
 }
 
+/// Windows ends a working directory in `\`; only that of a drive has to.
+fn directory(path: String) -> String {
+    match path.strip_suffix('\\') {
+        Some(rest) if cfg!(windows) && !rest.ends_with(':') => rest.to_owned(),
+        _ => path,
+    }
+}
+
 fn variables_of(process: &Process, names: &[String]) -> Vec<String> {
     let all = process.environ().iter().map(|variable| escape(variable.as_encoded_bytes()));
     all.filter(|text| text.split_once('=').is_some_and(|(name, _)| names.iter().any(|known| known == name))).collect()
+}
+
+/// The names of the variables that a process began with.
+#[must_use]
+pub fn names_of_variables(pid: u32) -> Vec<String> {
+    let what = ProcessRefreshKind::nothing().with_environ(UpdateKind::Always);
+    let name = |variable: &std::ffi::OsString| {
+        let text = escape(variable.as_encoded_bytes());
+        text.split_once('=').map(|(name, _)| name.to_owned())
+    };
+    one(pid, what, |process| process.environ().iter().filter_map(name).collect()).unwrap_or_default()
 }
 
 fn one<T>(pid: u32, what: ProcessRefreshKind, take: impl FnOnce(&Process) -> T) -> Option<T> {
@@ -114,6 +132,9 @@ fn one<T>(pid: u32, what: ProcessRefreshKind, take: impl FnOnce(&Process) -> T) 
 /// One process.
 #[must_use]
 pub fn glance(pid: u32) -> Option<Glance> {
+    #[cfg(target_os = "macos")]
+    return super::macos::look::glance(pid);
+    #[cfg(not(target_os = "macos"))]
     one(pid, little(), glance_of)
 }
 
@@ -121,6 +142,13 @@ pub fn glance(pid: u32) -> Option<Glance> {
 #[must_use]
 pub fn program(pid: u32) -> Option<Exec> {
     one(pid, all(), |process| exec_of(process, &[]))
+}
+
+/// What this process runs, with those of these variables that it began with.
+#[must_use]
+pub fn exec(process: ProcessKey, markers: &[String]) -> Option<Exec> {
+    let of = |found: &Process| (glance_of(found).process == process).then(|| exec_of(found, markers));
+    one(process.pid, all(), of).flatten()
 }
 
 /// Those of these variables that it began with.
@@ -162,8 +190,7 @@ impl System for Look {
     }
 
     fn program(&mut self, process: ProcessKey, markers: &[String]) -> Program {
-        let of = |found: &Process| (glance_of(found).process == process).then(|| exec_of(found, markers));
-        one(process.pid, all(), of).flatten().map_or(Program::None, |exec| Program::Is(Box::new(exec)))
+        exec(process, markers).map_or(Program::None, |exec| Program::Is(Box::new(exec)))
     }
 
     #[cfg(windows)]
@@ -205,6 +232,7 @@ mod tests {
         assert_eq!(program.cwd, std::env::current_dir().unwrap().to_str().unwrap());
         assert!(program.markers.len() == 1 && program.markers[0].starts_with("PATH="));
         assert_eq!(variables(seen.process, &["PATH".to_owned()]), program.markers);
+        assert!(names_of_variables(pid).contains(&"PATH".to_owned()) && names_of_variables(u32::MAX).is_empty());
         let other = ProcessKey { start_ns: seen.process.start_ns + 5_000_000_000, ..seen.process };
         assert_eq!(look.program(other, &[]), Program::None, "the pid is another's");
         assert_eq!(glance(u32::MAX), None);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::descent::{Descent, NO_MARK, Node};
 use super::polling::system::{Program, System};
 use super::polling::tree::Trees;
-use super::{CollectError, Collector, Interest, boot_ns};
+use super::{CollectError, Collector, Counts, Interest, boot_ns};
 use crate::event::{Event, EventKind, Exec, Exit, Fork, Mark, ProcessKey, Step};
 use crate::record::Probe;
 
@@ -90,8 +90,13 @@ pub trait Source {
     }
 
     /// See [`Collector::counts`].
-    fn counts(&self) -> bool {
-        true
+    fn counts(&self) -> Counts {
+        Counts::default()
+    }
+
+    /// Other signatures hold now: other variables are looked for in the environment of programs.
+    fn set_interest(&mut self, interest: &Interest) {
+        let _ = interest;
     }
 
     /// How many of all events so far led to no row.
@@ -373,7 +378,7 @@ impl<S: Source, Y: System> Collector for WatchedCollector<S, Y> {
         Ok(())
     }
 
-    fn counts(&self) -> bool {
+    fn counts(&self) -> Counts {
         self.source.counts()
     }
 
@@ -432,7 +437,7 @@ impl<S: Source, Y: System> Collector for WatchedCollector<S, Y> {
     }
 
     fn set_interest(&mut self, interest: &Interest) {
-        let _ = interest; // every program is told
+        self.source.set_interest(interest); // every program is told
     }
 
     fn sweep(&mut self) {}

@@ -4,11 +4,14 @@
 //! All of it is data: `signatures/files.yaml`, and one's own `files.yaml` in a directory of signatures, whose rules come
 //! first. Its format is told in `docs/rules.md`.
 
+use std::sync::OnceLock;
+
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 use super::meaning::Check;
 use super::paths::PathSet;
+use crate::identify::windows;
 use crate::yaml::FileError;
 
 /// A kind of file.
@@ -101,10 +104,17 @@ struct Rule {
 /// The rules that hold, those of users before those that are compiled in.
 #[derive(Debug, Default)]
 pub struct FileRules {
+    sets: Sets,
+    /// For paths of Windows, made when the first one is looked at.
+    of_windows: OnceLock<Sets>,
+    rules: Vec<(Category, Sensitivity, Option<bool>)>,
+}
+
+#[derive(Debug, Default)]
+struct Sets {
     noise: PathSet,
     keep: PathSet,
     patterns: PathSet,
-    rules: Vec<(Category, Sensitivity, Option<bool>)>,
 }
 
 impl FileRules {
@@ -120,7 +130,7 @@ impl FileRules {
         if let Some(empty) = file.rules.iter().find(|rule| rule.value.paths.is_empty()) {
             return Err(check.wrong(empty.referenced, "paths: is empty, so the rule would never hold"));
         }
-        for (list, set) in [(&file.noise, &mut self.noise), (&file.keep, &mut self.keep)] {
+        for (list, set) in [(&file.noise, &mut self.sets.noise), (&file.keep, &mut self.sets.keep)] {
             for pattern in list {
                 set.add(&pattern.value, 0);
             }
@@ -128,17 +138,29 @@ impl FileRules {
         for rule in &file.rules {
             let Rule { category, sensitivity, in_project, paths } = &rule.value;
             for pattern in paths {
-                self.patterns.add(&pattern.value, self.rules.len());
+                self.sets.patterns.add(&pattern.value, self.rules.len());
             }
             self.rules.push((*category, *sensitivity, *in_project));
         }
+        self.of_windows = OnceLock::new();
         Ok(())
+    }
+
+    /// The path as the rules see it, and the sets that hold for it.
+    fn sets<'p>(&self, path: &'p str) -> (std::borrow::Cow<'p, str>, &Sets) {
+        if !windows::is(path) {
+            return (path.into(), &self.sets);
+        }
+        let Sets { noise, keep, patterns } = &self.sets;
+        let folded = || Sets { noise: noise.folded(), keep: keep.folded(), patterns: patterns.folded() };
+        (windows::with_ending(path), self.of_windows.get_or_init(folded))
     }
 
     /// Whether *reading* this file says nothing about an agent. Of other operations that is never said.
     #[must_use]
     pub fn is_noise(&self, path: &str) -> bool {
-        self.noise.holds(path) && !self.keep.holds(path)
+        let (path, sets) = self.sets(path);
+        sets.noise.holds(&path) && !sets.keep.holds(&path)
     }
 
     /// What a file is, by the first rule that fits.
@@ -149,7 +171,8 @@ impl FileRules {
             let place = self.rules.get(number).and_then(|(_, _, place)| *place);
             place.is_none_or(|wanted| wanted == in_project)
         };
-        self.patterns.each(path, |number| {
+        let (path, sets) = self.sets(path);
+        sets.patterns.each(&path, |number| {
             if number < first && holds(number) {
                 first = number;
             }
@@ -238,5 +261,50 @@ mod tests {
         assert_eq!(outside("/etc/hostname"), "system");
         assert_eq!(outside("/usr/include/stdio.h"), "system");
         assert_eq!(outside("/home/u/x.rs"), "source");
+    }
+
+    /// Told by their form, on any system.
+    #[test]
+    fn files_of_windows() {
+        let rules = Meaning::builtin().files;
+        for (path, category, sensitivity) in [
+            (r"C:\Users\x\.ssh\id_ed25519", "secret", "high"),
+            (r"c:\users\X\.SSH\known_hosts", "secret", "high"),
+            (r"C:\Users\x\.aws\credentials", "secret", "high"),
+            (r"C:\Users\x\AppData\Local\Google\Chrome\User Data\Default\Login Data", "secret", "high"),
+            (r"C:\Users\x\AppData\Local\Microsoft\Edge\User Data\Default\Network\Cookies", "secret", "high"),
+            (r"C:\Users\x\AppData\Roaming\Mozilla\Firefox\Profiles\a.default\logins.json", "secret", "high"),
+            (r"C:\Users\x\AppData\Roaming\Microsoft\Credentials\DFBE70A7E5CC19A3", "secret", "high"),
+            (r"C:\Windows\System32\config\SAM", "secret", "high"),
+            (r"\\?\C:\Users\x\p\.env", "secret", "high"),
+            (r"\\server\home\x\.aws\config", "secret", "high"),
+            (
+                r"C:\Users\x\AppData\Roaming\Microsoft\Windows\PowerShell\PSReadLine\ConsoleHost_history.txt",
+                "secret",
+                "high",
+            ),
+            (r"C:\Users\x\.claude\projects\x.jsonl", "agent", "medium"),
+            (r"C:\Users\x\AppData\Roaming\npm\node_modules\@openai\codex\bin\codex.js", "agent", "low"),
+            (r"C:\p\CLAUDE.md", "agent", "low"),
+            (r"C:\p\.git\config", "vcs", "medium"),
+            (r"C:\p\node_modules\x\index.js", "dependency", "low"),
+            (r"C:\p\makefile", "config", "low"),
+            (r"D:/p/src/main.rs", "source", "low"),
+            (r"C:\p\a.EXE", "build", "low"),
+            (r"C:\p\README.MD", "docs", "low"),
+            // Not of Windows: a `\` is a character of a name like any other.
+            (r"/p/.ssh\x.rs", "source", "low"),
+        ] {
+            let (got, much) = rules.judge(path, true);
+            assert_eq!((got.as_str(), much.as_str()), (category, sensitivity), "{path}");
+        }
+        let outside = |path: &str| rules.judge(path, false).0.as_str();
+        assert_eq!(outside(r"C:\Users\x\AppData\Local\Temp\a.rs"), "temp");
+        assert_eq!(outside(r"C:\Program Files\nodejs\node.exe"), "system");
+        assert_eq!(outside(r"C:\Users\x\a.rs"), "source");
+        assert!(rules.is_noise(r"C:\WINDOWS\system32\kernel32.dll"));
+        assert!(!rules.is_noise(r"C:\Windows\System32\config\SAM"));
+        assert!(!rules.is_noise(r"C:\Users\x\kernel32.dll"));
+        assert!(rules.is_noise(r"C:\p\.git\objects\ab\cd"));
     }
 }

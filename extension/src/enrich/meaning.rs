@@ -9,7 +9,7 @@ use serde_saphyr::{Location, Spanned};
 
 use super::endpoints::Endpoints;
 use super::files::FileRules;
-use crate::identify::{RULES, file_name};
+use crate::identify::{RULES, file_name, windows};
 use crate::record::rows::SignatureRow;
 use crate::yaml::{self, FileError};
 
@@ -126,8 +126,8 @@ impl Check<'_> {
         let value = &text.value;
         let problem = match yaml::problem(value) {
             Some(problem) => problem,
-            None if value.contains('/') && !value.starts_with(['/', '*', '@']) => {
-                "must begin with / or *, for the whole path is compared"
+            None if value.contains('/') && !(value.starts_with(['/', '*', '@']) || windows::is(value)) => {
+                "must begin with / or * (or a drive: C:/), for the whole path is compared"
             }
             None if value.chars().all(|c| c == '*' || c == '/') => "fits everything",
             None => return Ok(()),

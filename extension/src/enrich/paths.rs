@@ -54,6 +54,27 @@ impl PathSet {
         keys.entry(key.into()).or_default().push(number);
     }
 
+    /// The same patterns for paths of Windows in their plain form, which has no capitals.
+    pub fn folded(&self) -> Self {
+        let keys = |keys: &Keys| {
+            let mut folded = Keys::new();
+            for (key, numbers) in keys {
+                folded.entry(key.to_lowercase().into()).or_default().extend(numbers);
+            }
+            folded
+        };
+        let globs = |globs: &[(Glob, usize)]| globs.iter().map(|(glob, number)| (glob.folded(), *number)).collect();
+        Self {
+            whole: keys(&self.whole),
+            below: keys(&self.below),
+            component: keys(&self.component),
+            name: keys(&self.name),
+            ending: keys(&self.ending),
+            names: globs(&self.names),
+            rest: globs(&self.rest),
+        }
+    }
+
     /// Hands on the number of every pattern that fits, in no order.
     pub fn each(&self, path: &str, mut take: impl FnMut(usize)) {
         let mut all = |keys: &Keys, key: &str| keys.get(key).into_iter().flatten().copied().for_each(&mut take);
@@ -75,7 +96,7 @@ impl PathSet {
             from = Some(at + 1);
         }
         for (globs, text) in [(&self.names, name), (&self.rest, path)] {
-            globs.iter().filter(|(glob, _)| glob.matches(text)).for_each(|(_, number)| take(*number));
+            globs.iter().filter(|(glob, _)| glob.fits(text)).for_each(|(_, number)| take(*number));
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::identify::windows;
+
 /// The nearest directory at or above this one that holds `.git`, a directory or, in a work tree, a file.
 /// `seen` tells where that is from here.
 #[must_use]
@@ -13,6 +15,13 @@ pub fn root(directory: &str, seen: impl Fn(&Path) -> PathBuf) -> Option<String> 
 /// Whether a path lies at or below a directory.
 #[must_use]
 pub fn contains(directory: &str, path: &str) -> bool {
+    if windows::is(path) {
+        return windows::is(directory) && is_below(&windows::with_ending(directory), &windows::with_ending(path));
+    }
+    is_below(directory, path)
+}
+
+fn is_below(directory: &str, path: &str) -> bool {
     let directory = directory.trim_end_matches('/');
     path.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
@@ -40,5 +49,8 @@ mod tests {
         assert!(contains("/a", "/a"));
         assert!(!contains("/a", "/ab"));
         assert!(contains("/", "/x"));
+        assert!(contains(r"C:\Users\X\app", r"c:\users\x\app\src\main.rs"));
+        assert!(contains(r"C:\", r"c:\x") && contains(r"\\s\share", r"\\S\Share\x"));
+        assert!(!contains(r"C:\app", r"C:\application\x") && !contains("/app", r"C:\app"));
     }
 }

@@ -1,7 +1,8 @@
 //! Names of users, from the passwd file alone; on Windows those of the accounts that have a profile.
 //!
 //! The C library would ask whatever `nsswitch.conf` names, perhaps over the network, and the recording thread must not
-//! wait for that. Users of a directory service have no name here; osquery's `users` has them for a JOIN.
+//! wait for that. Users of a directory service have no name here; osquery's `users` has them for a JOIN. On macOS all
+//! but the system's own are in its directory service, on the machine: there it is asked, once for each user.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -18,6 +19,9 @@ pub struct Users {
     /// Asked for by a thread of their own, for one of them may be a domain's.
     #[cfg(windows)]
     accounts: crate::collect::windows::accounts::Accounts,
+    /// Of those who are not in it.
+    #[cfg(target_os = "macos")]
+    asked: HashMap<u32, Option<Text>>,
 }
 
 impl Default for Users {
@@ -36,6 +40,8 @@ impl Users {
             names: HashMap::new(),
             #[cfg(windows)]
             accounts: Default::default(),
+            #[cfg(target_os = "macos")]
+            asked: HashMap::new(),
         }
     }
 
@@ -43,6 +49,10 @@ impl Users {
     pub fn name(&mut self, uid: u32) -> Option<Text> {
         if !self.names.contains_key(&uid) {
             self.refresh();
+        }
+        #[cfg(target_os = "macos")]
+        if !self.names.contains_key(&uid) {
+            return self.asked.entry(uid).or_insert_with(|| directory_name(uid)).clone();
         }
         self.names.get(&uid).cloned()
     }
@@ -64,6 +74,24 @@ impl Users {
         // The first entry of a uid is its name, as getpwuid has it.
         self.names = text.lines().rev().filter_map(entry).collect();
     }
+}
+
+/// The name of a user as the directory service has it.
+#[cfg(target_os = "macos")]
+fn directory_name(uid: u32) -> Option<Text> {
+    let mut entry = std::mem::MaybeUninit::<libc::passwd>::zeroed();
+    let mut found = std::ptr::null_mut();
+    let mut texts = [0; 4096];
+    // SAFETY: the entry and the room for its texts live as long as what is read of them, and are as large as is said.
+    let error = unsafe { libc::getpwuid_r(uid, entry.as_mut_ptr(), texts.as_mut_ptr(), texts.len(), &raw mut found) };
+    if error != 0 || found.is_null() {
+        return None;
+    }
+    // SAFETY: without an error and with an entry it is whole.
+    let entry = unsafe { entry.assume_init() };
+    // SAFETY: a name that ends in a zero, in the room above.
+    let name = unsafe { std::ffi::CStr::from_ptr(entry.pw_name) };
+    Some(Text::from(crate::event::escape(name.to_bytes())))
 }
 
 #[cfg(test)]

@@ -3,8 +3,7 @@
 //! The database is in memory, of which it takes a bounded part; what is beyond goes to a folder beside the files. A file
 //! gets its name when it is whole, so that nobody ever reads half of one.
 
-use std::fs::{self, DirBuilder, File};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use duckdb::types::{ToSqlOutput, Value as Owned, ValueRef};
@@ -12,6 +11,7 @@ use duckdb::{Config, Connection, ToSql, appender_params_from_iter};
 
 use super::pieces::Shape;
 use super::{ExportError, Format, Row};
+use crate::os;
 use crate::tables::ColumnType;
 use crate::tables::schema::quote;
 use crate::value::Value;
@@ -45,11 +45,11 @@ impl Stage {
     /// Makes the directory, where there is none, and the database.
     pub fn new(directory: &Path, format: Format) -> Result<Self, ExportError> {
         let failed = |source| ExportError::Directory { path: directory.into(), source };
-        let made = make_directory(directory).and_then(|()| directory.canonicalize());
+        let made = os::make_private(directory).and_then(|()| os::real_path(directory));
         let directory = made.map_err(failed)?;
         remove_unfinished(&directory);
         let folder = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(&directory).map_err(failed)?;
-        let lock = File::open(folder.path()).and_then(|lock| lock.lock().map(|()| lock)).map_err(failed)?;
+        let lock = os::hold(folder.path()).map_err(failed)?;
         let connection = connect(folder.path(), format).map_err(|error| engine(&directory, &error))?;
         Ok(Self { connection, folder, _lock: lock, directory, format, rows: 0 })
     }
@@ -109,8 +109,9 @@ impl Stage {
         );
         self.run(&sql)?;
         let name = || {
-            fs::set_permissions(&unfinished, fs::Permissions::from_mode(0o600))?;
-            File::open(&unfinished)?.sync_all()?;
+            os::protect(&unfinished)?;
+            // Windows wants a right to write for it.
+            File::options().write(true).open(&unfinished)?.sync_all()?;
             fs::rename(&unfinished, target)
         };
         name().map_err(failed)
@@ -254,41 +255,31 @@ fn engine(directory: &Path, error: &duckdb::Error) -> ExportError {
 /// Whether a file of ours is there.
 fn is_there(file: &Path) -> std::io::Result<bool> {
     match file.symlink_metadata() {
-        Ok(metadata) if metadata.is_file() && is_own(&metadata) => Ok(true),
+        Ok(metadata) if metadata.is_file() && os::is_own(file)? => Ok(true),
         Ok(_) => Err(std::io::Error::other("it is there, and is no file of this user")),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
 }
 
-fn make_directory(directory: &Path) -> std::io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(directory)
-}
-
 /// Makes the folders of a file; none of them may lead elsewhere.
 fn make_own(directory: &Path, above: &Path) -> std::io::Result<()> {
-    make_directory(above)?;
+    os::make_private(above)?;
     for folder in above.ancestors().take_while(|folder| *folder != directory) {
         let metadata = folder.symlink_metadata()?;
-        if !metadata.is_dir() || !is_own(&metadata) {
+        if !metadata.is_dir() || !os::is_own(folder)? {
             return Err(std::io::Error::other(format!("{} is no directory of this user", folder.display())));
         }
     }
     Ok(())
 }
 
-fn is_own(metadata: &fs::Metadata) -> bool {
-    // SAFETY: geteuid has no preconditions.
-    let own = unsafe { libc::geteuid() };
-    metadata.uid() == own
-}
-
 /// Removes what exports left behind that were killed.
 fn remove_unfinished(directory: &Path) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(UNFINISHED)) {
-        let free = File::open(entry.path()).is_ok_and(|folder| folder.try_lock().is_ok());
-        if free && entry.metadata().is_ok_and(|metadata| metadata.is_dir() && is_own(&metadata)) {
+        let is_folder = entry.metadata().is_ok_and(|metadata| metadata.is_dir());
+        if is_folder && !os::is_held(&entry.path()) && os::is_own(&entry.path()).unwrap_or(false) {
             let _ = fs::remove_dir_all(entry.path());
         }
     }

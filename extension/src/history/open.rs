@@ -1,6 +1,6 @@
 //! Opening the file: alone, private, with `DuckDB` kept small and to itself.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use duckdb::{Config, Connection};
 
 use super::read::Readers;
 use super::{History, HistoryError, schema};
+use crate::os;
 use crate::record::clock::unix_seconds;
 use crate::trust;
 
@@ -40,7 +41,7 @@ pub(super) fn open(path: &Path, writes: bool) -> Result<(History, Vec<OpenNote>)
     let path = std::path::absolute(path).map_err(|error| HistoryError::io(path, &error))?;
     if writes {
         let directory = path.parent().unwrap_or(Path::new("/"));
-        make_private(directory).map_err(|error| HistoryError::io(directory, &error))?;
+        os::make_private(directory).map_err(|error| HistoryError::io(directory, &error))?;
         trust::directory(directory)?;
     } else {
         std::fs::metadata(&path).map_err(|error| HistoryError::io(&path, &error))?;
@@ -97,7 +98,7 @@ fn config(spill: &Path) -> duckdb::Result<Config> {
 }
 
 /// The engine makes its files, now and at checkpoints, with the process' own mode for files: that is private from here
-/// on. What is for others is given its mode where it is made.
+/// on. What is for others is given its mode where it is made. On Windows they inherit from their directory.
 fn keep_private() {
     // SAFETY: umask changes a number of this process and cannot fail.
     #[cfg(unix)]
@@ -109,11 +110,9 @@ fn keep_private() {
 impl History {
     /// Files that were there before may be readable by others, and a socket that is made has its umask for a moment.
     pub(super) fn protect(&self) {
-        #[cfg(unix)]
         for file in [self.path.clone(), log_of(&self.path)] {
-            use std::os::unix::fs::PermissionsExt as _;
             // By name: to open and close the file would give up the engine's lock on it.
-            let _ = std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600));
+            let _ = os::protect(&file);
         }
     }
 }
@@ -129,26 +128,14 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-fn make_private(directory: &Path) -> std::io::Result<()> {
-    let mut builder = DirBuilder::new();
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.recursive(true).create(directory)
-}
-
 /// A lock of our own: the engine's does not keep out a second opener in the same process.
 fn lock(path: &Path) -> Result<File, HistoryError> {
     let name = beside(path, ".lock");
     let failed = |error| HistoryError::io(&name, &error);
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        options.mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC);
-    }
-    let mut file = options.open(&name).map_err(failed)?;
-    match file.try_lock() {
+    let mut options = File::options();
+    let mut file =
+        os::private(options.read(true).write(true).create(true).truncate(false)).open(&name).map_err(failed)?;
+    match os::try_lock(&file) {
         Ok(()) => {
             // Who it is is for messages only: on a full disk it is left out.
             let _ = file.set_len(0).and_then(|()| file.rewind());

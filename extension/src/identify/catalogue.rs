@@ -4,12 +4,12 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs::DirEntry;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::explain::Trial;
 use super::format::SignatureError;
 use super::signature::{Score, Signature};
-use super::{ARGUMENTS, Ask, Match, NothingToAsk, ProcessFacts, builtin, is_interpreter, window};
+use super::{ARGUMENTS, Ask, Match, NothingToAsk, ProcessFacts, builtin, is_interpreter, window, windows};
 use crate::record::rows::SignatureRow;
 use crate::trust::{self, TrustError};
 use crate::value::Text;
@@ -24,6 +24,9 @@ pub const RULES: [&str; 2] = ["endpoints.yaml", "files.yaml"];
 /// Characters of an argument that count.
 const MAX_ARGUMENT: usize = 512;
 
+/// Which entries have a word.
+type Index = HashMap<Box<str>, Vec<usize>>;
+
 /// The signatures that hold now.
 #[derive(Debug, Default)]
 pub struct Catalogue {
@@ -33,9 +36,11 @@ pub struct Catalogue {
     /// Where each name is, while files are read.
     by_name: HashMap<Box<str>, usize>,
     /// Which entries have a literal.
-    by_literal: HashMap<Box<str>, Vec<usize>>,
+    by_literal: Index,
     /// Which entries have it as the name that a path ends in.
-    by_last: HashMap<Box<str>, Vec<usize>>,
+    by_last: Index,
+    /// Both for paths of Windows, made when the first one is looked at.
+    of_windows: OnceLock<[Index; 2]>,
     /// Entries that no literal points to: they are tried for every process.
     late: Vec<usize>,
 }
@@ -210,6 +215,13 @@ impl Catalogue {
     /// Which agent a process is; `None` for all others. What a signature wants to know beyond the facts is asked for.
     #[must_use]
     pub fn identify_asking(&self, facts: &ProcessFacts, ask: &dyn Ask) -> Option<Match> {
+        match windows::Plain::of(facts) {
+            Some(plain) => self.identify_plain(&plain.facts(), ask),
+            None => self.identify_plain(facts, ask),
+        }
+    }
+
+    fn identify_plain(&self, facts: &ProcessFacts, ask: &dyn Ask) -> Option<Match> {
         let candidates = self.candidates(facts);
         if candidates.is_empty() {
             return None;
@@ -228,10 +240,11 @@ impl Catalogue {
     fn candidates(&self, facts: &ProcessFacts) -> BTreeSet<usize> {
         let mut candidates = BTreeSet::<usize>::new();
         for path in looked_up(facts) {
+            let (by_literal, by_last) = self.index_for(path);
             for (place, component) in window(path).enumerate() {
-                candidates.extend(self.by_literal.get(component).into_iter().flatten());
+                candidates.extend(by_literal.get(component).into_iter().flatten());
                 if place == 0 {
-                    candidates.extend(self.by_last.get(component).into_iter().flatten());
+                    candidates.extend(by_last.get(component).into_iter().flatten());
                 }
             }
         }
@@ -239,9 +252,35 @@ impl Catalogue {
         candidates
     }
 
+    fn index_for(&self, path: &str) -> (&Index, &Index) {
+        if !windows::is_plain(path) {
+            return (&self.by_literal, &self.by_last);
+        }
+        let [by_literal, by_last] = self.of_windows.get_or_init(|| {
+            [&self.by_literal, &self.by_last].map(|index| {
+                let mut folded = Index::new();
+                for (word, entries) in index {
+                    // A directory's name is whole, a program's without its ending.
+                    for word in BTreeSet::from([word.to_lowercase(), windows::folded(word)]) {
+                        folded.entry(word.into()).or_default().extend(entries);
+                    }
+                }
+                folded
+            })
+        });
+        (by_literal, by_last)
+    }
+
     /// Holds all signatures that a process may fit against it, or the named one, and tells what came of it.
     #[must_use]
     pub fn explain(&self, facts: &ProcessFacts, ask: &dyn Ask, named: Option<&str>) -> Vec<Trial> {
+        match windows::Plain::of(facts) {
+            Some(plain) => self.explain_plain(&plain.facts(), ask, named),
+            None => self.explain_plain(facts, ask, named),
+        }
+    }
+
+    fn explain_plain(&self, facts: &ProcessFacts, ask: &dyn Ask, named: Option<&str>) -> Vec<Trial> {
         let argv = argv_text(facts.argv);
         let candidates = self.candidates(facts);
         let entries = self.entries.iter().enumerate().filter(|(index, entry)| match named {
@@ -363,10 +402,12 @@ fn matched(signature: &Arc<Signature>, score: Score) -> Match {
 
 fn looked_up<'a>(facts: &ProcessFacts<'a>) -> impl Iterator<Item = &'a str> {
     let arguments = if is_interpreter(facts.path) { facts.argv } else { &[] };
-    std::iter::once(facts.path).chain(arguments.iter().take(ARGUMENTS).skip(1).map(String::as_str))
+    // What Windows runs is told with the whole path of its script, or none.
+    let script = facts.script.filter(|script| windows::is_plain(script));
+    std::iter::once(facts.path).chain(arguments.iter().take(ARGUMENTS).skip(1).map(String::as_str)).chain(script)
 }
 
-fn sorted(index: &HashMap<Box<str>, Vec<usize>>) -> Vec<String> {
+fn sorted(index: &Index) -> Vec<String> {
     let mut words: Vec<String> = index.keys().map(ToString::to_string).collect();
     words.sort_unstable();
     words

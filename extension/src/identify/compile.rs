@@ -13,6 +13,7 @@ use super::package::Package;
 use super::pattern::{Expression, Pattern, plain_texts};
 use super::signature::{Exclusion, Signature};
 use super::version::{From, VersionRule};
+use super::windows;
 use crate::yaml::{self, FileError};
 
 /// Entries that a list of a signature may have.
@@ -290,10 +291,11 @@ impl Check<'_> {
     }
 
     fn path(&self, field: &str, text: &str, at: Location) -> Result<(), SignatureError> {
-        if text.starts_with(['/', '*']) {
+        if text.starts_with(['/', '*']) || (windows::is(text) && !text.contains('\\')) {
             return Ok(());
         }
-        let message = format!("{field}: {text:?} must begin with / or *, for the whole path is compared");
+        let message =
+            format!("{field}: {text:?} must begin with / or * (or a drive: C:/), for the whole path is compared");
         Err(self.wrong(at, message))
     }
 

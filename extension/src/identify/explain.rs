@@ -8,7 +8,7 @@ use super::catalogue::argv_text;
 use super::interpreter;
 use super::pattern::Pattern;
 use super::signature::{NEEDED, SECOND, STRONG, STRONG_UNRESOLVED, Signature, WEAK, weight_of};
-use super::{Ask, Match, ProcessFacts, file_name, is_interpreter, script_candidates};
+use super::{Ask, Match, ProcessFacts, file_name, is_interpreter, script_candidates, windows};
 
 /// One signature held against one process.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl Signature {
             add("script_modules", text, module == Some(text), Some(STRONG), false);
         }
         for text in &self.names {
-            add("names", text, text == name, Some(WEAK), false);
+            add("names", text, windows::is_named(facts.path, text), Some(WEAK), false);
         }
         // One of a list is enough, and counts once.
         let second = Some(SECOND);
@@ -82,7 +82,13 @@ impl Signature {
             add("env", text, ask.has_variable(text), second, true);
         }
         for text in &self.parents {
-            add("parent_hints", text, facts.parent_name == Some(text), second, true);
+            add(
+                "parent_hints",
+                text,
+                facts.parent_name.is_some_and(|name| windows::is_named_parent(facts.path, name, text)),
+                second,
+                true,
+            );
         }
         for glob in &self.interpreters {
             let held = is_interpreter(facts.path) && glob.matches(name);

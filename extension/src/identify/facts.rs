@@ -131,6 +131,60 @@ fn a_package_decides_and_tells_the_version() {
     assert!(found("/h/.vscode/extensions/other.own-2.0.1/bin/server", "server", None).is_none());
 }
 
+/// Rules are written for all systems, and paths of Windows are held against them by their form.
+#[test]
+fn rules_hold_for_paths_of_windows() {
+    let catalogue = catalogue(
+        "name: own\ndetection:\n  packages: ['npm:@example/own', 'pypi:own-agent', 'vsix:example.own']\n  \
+         exe_patterns: ['*/Own Agent/Own.exe', {regex: '[/\\\\]OwnTool[/\\\\]own\\.exe$'}, 'C:/Own/*']\n  \
+         names: [Own]\n  parent_hints: [Launcher.exe]\nversion:\n  - path: '/App-([0-9.]+)/'\n",
+    );
+    assert!(!catalogue.needs_every_exec());
+    let world = World {
+        files: HashMap::from([
+            (
+                "c:/python312/lib/site-packages/own_agent-1.5.dist-info/RECORD",
+                "..\\..\\Scripts\\Own.exe,sha256=x,1\r\n",
+            ),
+            ("c:/n/node_modules/@example/own/package.json", r#"{"version": "3.1.0"}"#),
+        ]),
+        ..World::default()
+    };
+    let found = |path: &str, words: &[&str], script: Option<&str>, parent: &str| {
+        let argv: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        let facts = ProcessFacts { path, exec_path: path, argv: &argv, script, parent_name: Some(parent) };
+        catalogue.identify_asking(&facts, &world)
+    };
+    let exe = |path: &str| found(path, &["x"], None, "cmd.exe");
+    assert_eq!(exe(r"D:\Apps\own agent\OWN.exe").unwrap().evidence, "executable matches */Own Agent/Own.exe");
+    assert!(exe(r"D:\Apps\owntool\Own.EXE").is_some() && exe(r"D:\Apps\owntool\owner.exe").is_none());
+    assert!(exe(r"C:\own\x.exe").is_some() && exe(r"D:\own\x.exe").is_none());
+    assert!(exe("/apps/own agent/OWN.exe").is_none(), "elsewhere case counts");
+    let app = exe(r"C:\Own\app-1.2\x.exe").unwrap();
+    assert_eq!(app.version, VersionSource::Known("1.2".into()));
+    let script = r"C:\Python312\Scripts\own.exe";
+    let pypi = found(r"C:\Python312\python.exe", &["python", script], Some(script), "cmd.exe").unwrap();
+    assert_eq!((&*pypi.evidence, pypi.version), ("script is in pypi:own-agent", VersionSource::Known("1.5".into())));
+    assert!(found(r"C:\Python312\python.exe", &["python", script], Some(r"D:\v\Scripts\own.exe"), "x").is_none());
+    let script = r"\\?\C:\n\node_modules\@example\own\cli.js";
+    let npm = found(r"C:\nodejs\node.exe", &["node", "cli.js"], Some(script), "cmd.exe").unwrap();
+    assert_eq!(npm.version.read(&world).as_deref(), Some("3.1.0"));
+    let named = found(r"C:\x\own.exe", &["own"], None, "launcher.exe").unwrap();
+    assert_eq!(named.evidence, "executable is named Own; parent is launcher");
+    let vsix = exe(r"C:\Users\x\.vscode\extensions\example.own-2.0.1-win32-x64\bin\s.exe").unwrap();
+    assert_eq!(vsix.evidence, "executable is in vsix:example.own");
+    let facts = ProcessFacts {
+        path: r"C:\x\own.exe",
+        exec_path: "",
+        argv: &[],
+        script: None,
+        parent_name: Some("launcher.exe"),
+    };
+    let trial = catalogue.explain(&facts, &NothingToAsk, None).remove(0);
+    let held: Vec<_> = trial.rules.iter().filter(|rule| rule.held).map(|rule| rule.key).collect();
+    assert_eq!((held, trial.verdict.is_ok()), (vec!["names", "parent_hints"], true));
+}
+
 #[test]
 fn the_environment_is_a_second_fact_and_asked_for_only_then() {
     let catalogue = catalogue("name: own\ndetection:\n  names: [own]\n  env: [OWN_AGENT]\n");

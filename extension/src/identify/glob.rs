@@ -4,6 +4,7 @@
 //! good as any other.
 
 use super::interpreter::is_interpreter;
+use super::windows;
 
 /// Components that stand in the paths of every program: they say nothing, and as literals would mark all of them. In order,
 /// for they are searched.
@@ -12,15 +13,26 @@ const GENERIC: &[&str] = &[
     ".cache",
     ".config",
     ".local",
+    "AppData",
     "Applications",
     "Caskroom",
     "Cellar",
     "Contents",
     "Library",
+    "Local",
     "MacOS",
+    "Microsoft",
+    "Packages",
+    "Program Files",
+    "Program Files (x86)",
+    "ProgramData",
     "Programs",
     "Resources",
+    "Roaming",
+    "Scripts",
     "Users",
+    "WinGet",
+    "Windows",
     "app",
     "apps",
     "bash",
@@ -85,8 +97,25 @@ impl Glob {
         &self.text
     }
 
+    /// The pattern in small letters.
+    pub(crate) fn folded(&self) -> Self {
+        Self::new(&self.text.to_lowercase())
+    }
+
     pub(crate) fn matches(&self, text: &str) -> bool {
-        let Some((prefix, rest)) = self.text.split_once('*') else { return *self.text == *text };
+        if windows::is_plain(text) {
+            return Self::holds(&windows::folded(&self.text), text);
+        }
+        self.fits(text)
+    }
+
+    /// The same of a text that is no path, or one that is told apart already.
+    pub(crate) fn fits(&self, text: &str) -> bool {
+        Self::holds(&self.text, text)
+    }
+
+    fn holds(pattern: &str, text: &str) -> bool {
+        let Some((prefix, rest)) = pattern.split_once('*') else { return *pattern == *text };
         let (middle, suffix) = rest.rsplit_once('*').unwrap_or(("", rest));
         let Some(text) = text.strip_prefix(prefix) else { return false };
         let Some(mut text) = text.strip_suffix(suffix) else { return false };
@@ -110,9 +139,11 @@ impl Glob {
     /// Names a directory that is not every program's: enough to decide alone, as a file name is not.
     pub(super) fn names_directory(&self) -> bool {
         let Some((directories, _)) = self.text.rsplit_once('/') else { return false };
+        // Nothing of Windows' own puts programs below `.local`.
+        let of_windows = windows::is(&self.text);
         directories.split('/').any(|component| {
             let prefix = component.split('*').next().unwrap_or_default();
-            prefix.len() >= DIRECTORY_PREFIX && !is_generic(component)
+            prefix.len() >= DIRECTORY_PREFIX && (!is_generic(component) || (of_windows && component == ".local"))
         })
     }
 }

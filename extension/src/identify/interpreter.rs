@@ -3,14 +3,14 @@
 //! With `#!/usr/bin/env node` the kernel ends up running `node` with the script's path, as it was invoked, in argv.
 //! The interpreter itself says nothing; which of its arguments is the script does.
 
-use super::{ARGUMENTS, file_name};
+use super::{ARGUMENTS, file_name, windows};
 
 /// File names of interpreters, as the image that runs has them. The kernel compares whole names, so versions are listed.
 /// `env` is one: of a script that begins with `#!/usr/bin/env node` it is the first image, and what it does is the
-/// agent's already. In the order of the alphabet, for it is searched at every start of a program.
+/// agent's already. `Python` is the program in the framework of macOS. In the order of the alphabet, for it is searched at every start of a program.
 #[rustfmt::skip]
 pub const INTERPRETERS: &[&str] = &[
-    "bun", "deno", "env", "node", "node-16", "node-18", "node-20", "node-22", "node-24", "node-26", "node16",
+    "Python", "bun", "deno", "env", "node", "node-16", "node-18", "node-20", "node-22", "node-24", "node-26", "node16",
     "node18", "node20", "node22", "node24", "node26", "nodejs", "npx", "pypy3", "python", "python3",
     "python3.10", "python3.11", "python3.12", "python3.13", "python3.13t", "python3.14", "python3.14t",
     "python3.15", "python3.16", "python3.8", "python3.9", "tsx", "uv", "uvx",
@@ -33,7 +33,7 @@ const SUBCOMMANDS: &[&str] = &["run", "x", "exec", "tool"];
 /// Whether the file name of a path is one of [`INTERPRETERS`].
 #[must_use]
 pub fn is_interpreter(path: &str) -> bool {
-    INTERPRETERS.binary_search(&file_name(path)).is_ok()
+    INTERPRETERS.binary_search(&file_name(&windows::plain(path))).is_ok()
 }
 
 /// Those of `argv[1..=3]` that could be the script, the likeliest first: the first argument that is neither an option
@@ -116,5 +116,7 @@ mod tests {
         assert!(!is_interpreter("/usr/bin/node-gyp"));
         assert!(!is_interpreter("/opt/node/x"));
         assert!(!is_interpreter(""));
+        assert!(is_interpreter(r"C:\Program Files\nodejs\NODE.exe") && is_interpreter(r"C:\Windows\pyw.exe"));
+        assert!(!is_interpreter(r"C:\node.exe\x.exe") && !is_interpreter(r"/x\node"));
     }
 }

@@ -6,11 +6,11 @@
 //!   its name: `bin/q` of one distribution is not `bin/q` of another.
 //! - VSIX: `extensions/PUBLISHER.NAME-VERSION`, where editors like VS Code unpack them.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::glob::is_generic;
 use super::version::VersionSource;
-use super::{Ask, file_name, is_interpreter};
+use super::{Ask, file_name, is_interpreter, windows};
 
 /// Where npm puts packages.
 const MODULES: &str = "/node_modules/";
@@ -91,8 +91,8 @@ impl Package {
                     return None;
                 }
                 directory.ends_with(&*self.name).then(|| {
-                    if directory.starts_with('/') {
-                        VersionSource::PackageJson(Path::new(directory).join("package.json"))
+                    if windows::is_rooted(directory) {
+                        VersionSource::PackageJson(format!("{directory}/package.json").into())
                     } else {
                         VersionSource::Unknown
                     }
@@ -149,21 +149,25 @@ fn normalised(name: &str) -> String {
 
 /// The version of a distribution that has installed this script.
 fn distribution(script: &str, name: &str, ask: &dyn Ask) -> Option<String> {
+    let of_windows = windows::is_plain(script);
     let places = site_packages(script, ask);
     places.iter().find_map(|site| {
-        let site_text = site.to_str()?;
         // As the record has it: relative to the directory, or whole.
-        let inside = script.strip_prefix(site_text).and_then(|rest| rest.strip_prefix('/'));
-        let listed = inside.map_or_else(|| format!("../../../bin/{}", file_name(script)), str::to_owned);
-        ask.names_in(site).iter().find_map(|entry| {
+        let inside = script.strip_prefix(site.as_str()).and_then(|rest| rest.strip_prefix('/'));
+        let bin = if of_windows { "../../bin" } else { "../../../bin" };
+        let listed = inside.map_or_else(|| format!("{bin}/{}", file_name(script)), str::to_owned);
+        ask.names_in(Path::new(site)).iter().find_map(|entry| {
             let (distribution, version) = entry.strip_suffix(".dist-info")?.split_once('-')?;
             if normalised(distribution) != name {
                 return None;
             }
-            let record = ask.text(&site.join(entry).join("RECORD"))?;
+            let record = ask.text(Path::new(&format!("{site}/{entry}/RECORD")))?;
             let is_it = |line: &str| {
                 let path = line.strip_prefix('"').map_or_else(|| line.split(',').next(), |line| line.split('"').next());
-                path.is_some_and(|path| path == listed || path == script)
+                match path {
+                    Some(path) if of_windows => windows::folded(path) == listed || windows::plain(path) == script,
+                    path => path.is_some_and(|path| path == listed || path == script),
+                }
             };
             record.lines().any(is_it).then(|| version.to_owned())
         })
@@ -171,20 +175,22 @@ fn distribution(script: &str, name: &str, ask: &dyn Ask) -> Option<String> {
 }
 
 /// Directories of distributions that a script may belong to.
-fn site_packages(script: &str, ask: &dyn Ask) -> Vec<PathBuf> {
+fn site_packages(script: &str, ask: &dyn Ask) -> Vec<String> {
     const NAMES: [&str; 2] = ["site-packages", "dist-packages"];
-    let script = Path::new(script);
-    let around =
-        script.ancestors().find(|above| above.file_name().is_some_and(|name| NAMES.iter().any(|n| name == *n)));
-    if let Some(site) = around {
-        return vec![site.into()];
+    let above = |path: &str| path.rsplit_once('/').map(|(above, _)| above.to_owned());
+    let mut around = std::iter::successors(above(script), |path| above(path));
+    if let Some(site) = around.find(|path| NAMES.contains(&file_name(path))) {
+        return vec![site];
     }
-    let Some(bin) = script.parent().filter(|parent| parent.file_name().is_some_and(|name| name == "bin")) else {
-        return Vec::new();
-    };
-    let Some(lib) = bin.parent().map(|prefix| prefix.join("lib")) else { return Vec::new() };
-    let pythons = ask.names_in(&lib).into_iter().filter(|name| name.starts_with("python") || name.starts_with("pypy"));
-    pythons.flat_map(|python| NAMES.map(|name| lib.join(&python).join(name))).collect()
+    let bin = above(script).filter(|parent| file_name(parent) == "bin");
+    let Some(prefix) = bin.and_then(|bin| above(&bin)) else { return Vec::new() };
+    let lib = format!("{prefix}/lib");
+    if windows::is_plain(script) {
+        return vec![format!("{lib}/site-packages")];
+    }
+    let pythons = ask.names_in(Path::new(&lib)).into_iter();
+    let pythons = pythons.filter(|name| name.starts_with("python") || name.starts_with("pypy"));
+    pythons.flat_map(|python| NAMES.map(|name| format!("{lib}/{python}/{name}"))).collect()
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use regex_syntax::ast::parse::Parser as AstParser;
 use regex_syntax::hir::{Class, Hir, HirKind, Look};
 
 use super::glob::Glob;
+use super::windows;
 
 /// Memory of a compiled expression.
 const MAX_REGEX: usize = 1 << 18;
@@ -31,6 +32,8 @@ pub(super) struct Expression {
     text: Box<str>,
     groups: usize,
     compiled: OnceLock<Option<Regex>>,
+    /// For paths of Windows: without case.
+    folded: OnceLock<Option<Regex>>,
 }
 
 impl Expression {
@@ -41,7 +44,7 @@ impl Expression {
         }
         // All that can be wrong with it is its form, which takes half the time of the rest.
         AstParser::new().parse(text).map_err(|error| last_line(&error.to_string()))?;
-        Ok(Self { text: text.into(), groups: 0, compiled: OnceLock::new() })
+        Ok(Self { text: text.into(), groups: 0, compiled: OnceLock::new(), folded: OnceLock::new() })
     }
 
     /// The same of one whose groups are asked for.
@@ -56,7 +59,8 @@ impl Expression {
             let regex = compile(text).map_err(|error| last_line(&error.to_string()))?;
             let _ = compiled.set(Some(regex));
         }
-        Ok((Self { text: text.into(), groups: hir.properties().explicit_captures_len(), compiled }, hir))
+        let groups = hir.properties().explicit_captures_len();
+        Ok((Self { text: text.into(), groups, compiled, folded: OnceLock::new() }, hir))
     }
 
     fn regex(&self) -> Option<&Regex> {
@@ -67,9 +71,23 @@ impl Expression {
         self.regex().is_some_and(|regex| regex.is_match(text))
     }
 
-    /// The first group of the first match.
-    pub(super) fn group<'t>(&self, text: &'t str) -> Option<&'t str> {
-        Some(self.regex()?.captures(text)?.get(1)?.as_str())
+    /// What a path is held against.
+    fn regex_for(&self, path: &str) -> Option<&Regex> {
+        if !windows::is_plain(path) {
+            return self.regex();
+        }
+        self.folded.get_or_init(|| compile(&format!("(?i:{})", self.text)).ok()).as_ref()
+    }
+
+    /// Whether a path fits; one of a program of Windows with its ending or without.
+    fn fits(&self, path: &str) -> bool {
+        let Some(regex) = self.regex_for(path) else { return false };
+        regex.is_match(path) || (windows::is_plain(path) && regex.is_match(&format!("{path}.exe")))
+    }
+
+    /// The first group of the first match in a path.
+    pub(super) fn group<'t>(&self, path: &'t str) -> Option<&'t str> {
+        Some(self.regex_for(path)?.captures(path)?.get(1)?.as_str())
     }
 
     pub(super) fn has_group(&self) -> bool {
@@ -152,7 +170,7 @@ impl Pattern {
     pub(super) fn matches(&self, path: &str) -> bool {
         match &self.form {
             Form::Glob(glob) => glob.matches(path),
-            Form::Regex { expression, .. } => expression.is_match(path),
+            Form::Regex { expression, .. } => expression.fits(path),
         }
     }
 

@@ -13,7 +13,7 @@ use super::glob::Glob;
 use super::package::Package;
 use super::pattern::{Expression, Pattern};
 use super::version::{self, VersionRule, VersionSource};
-use super::{Ask, ProcessFacts, Role, file_name, interpreter, is_interpreter, script_candidates};
+use super::{Ask, ProcessFacts, Role, file_name, interpreter, is_interpreter, script_candidates, windows};
 use crate::value::Text;
 
 /// A path in a directory of the agent's own, or `python -m` with its module.
@@ -187,7 +187,10 @@ impl Signature {
         if let Some(name) = self.env.iter().find(|name| ask.has_variable(name)) {
             add("environment has ", name);
         }
-        if let Some(parent) = facts.parent_name.filter(|name| self.parents.iter().any(|hint| hint == name)) {
+        if let Some(parent) = facts
+            .parent_name
+            .filter(|name| self.parents.iter().any(|hint| windows::is_named_parent(facts.path, name, hint)))
+        {
             add("parent is ", parent);
         }
         if first.subject != facts.path
@@ -254,7 +257,7 @@ impl Signature {
             Some(Fact { weight: STRONG, evidence, subject, version })
         };
         let by_name = || {
-            let name = self.names.iter().find(|name| *name == file_name(subject))?;
+            let name = self.names.iter().find(|name| windows::is_named(subject, name))?;
             Some(fact(WEAK, format!("executable is named {name}")))
         };
         by_package().or(by_path).or_else(by_name)

@@ -108,6 +108,76 @@ fn what_only_looks_like_an_agent() {
     }
 }
 
+/// Told by their form, on any system.
+#[test]
+fn agents_of_windows() {
+    const NODE: &str = r"C:\Program Files\nodejs\node.exe";
+    let argv = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let name = |path: &str, words: &[&str], script: Option<&str>| {
+        identify_argv(path, &argv(words), script).map(|found| found.signature.name.to_string())
+    };
+    let npm = r"C:\Users\x\AppData\Roaming\npm\node_modules";
+    let claude_js = format!(r"{npm}\@anthropic-ai\claude-code\cli.js");
+    // As npm's own launcher writes it.
+    let codex_js = r"C:\Users\x\AppData\Roaming\npm\\node_modules\@openai\codex\bin\codex.js";
+    let gemini_js = format!(r"{npm}\@google\gemini-cli\bundle\gemini.js");
+    let aider = r"C:\Users\x\pipx\venvs\aider-chat\Scripts\aider.exe";
+    let cases: &[(&str, &str, &[&str], Option<&str>)] = &[
+        ("claude-code", &format!(r"{npm}\@anthropic-ai\claude-code\bin\claude.exe"), &["claude"], None),
+        ("claude-code", r"C:\Users\X\.local\bin\claude.exe", &["claude"], None),
+        ("claude-code", r"c:\users\x\.local\share\claude\versions\2.1.329", &["claude"], None),
+        ("claude-code", r"D:\tools\Claude.exe", &["claude", "--continue"], None),
+        ("claude-code", NODE, &["node", &claude_js], None),
+        ("claude-code", NODE, &["node", &claude_js], Some(&format!(r"\\?\{claude_js}"))),
+        ("claude-code", r"C:\Users\x\scoop\apps\nodejs\current\NODE.EXE", &["node", &claude_js.to_uppercase()], None),
+        ("codex", NODE, &["node", codex_js], None),
+        (
+            "codex",
+            &format!(
+                r"{npm}\@openai\codex\node_modules\@openai\codex-win32-x64\vendor\x86_64-pc-windows-msvc\bin\codex.exe"
+            ),
+            &["codex.exe"],
+            None,
+        ),
+        ("gemini-cli", NODE, &[NODE, "--no-warnings", &gemini_js, "-p", "hi"], Some(&gemini_js)),
+        ("gemini-cli", NODE, &["node", r"gemini.js"], Some(&gemini_js)),
+        ("cursor", r"C:\Users\x\AppData\Local\Programs\cursor\Cursor.exe", &["Cursor.exe", "."], None),
+        ("windsurf", r"C:\Users\x\AppData\Local\Programs\Windsurf\Windsurf.exe", &["Windsurf.exe"], None),
+        (
+            "opencode",
+            &format!(r"{npm}\opencode-ai\node_modules\opencode-windows-x64\bin\opencode.exe"),
+            &["opencode"],
+            None,
+        ),
+        ("aider", r"C:\Python312\python.exe", &["python", aider], Some(aider)),
+        ("aider", r"C:\Python312\python.exe", &["python", r"C:\Python312\Scripts\aider.exe", "--model", "x"], None),
+        ("aider", r"C:\Windows\py.exe", &["py", "-m", "aider"], None),
+    ];
+    for (agent, path, words, script) in cases {
+        assert_eq!(name(path, words, *script).as_deref(), Some(*agent), "{path} {words:?}");
+    }
+    let not: &[(&str, &[&str], Option<&str>)] = &[
+        (r"C:\Users\claude\bin\x.exe", &["x"], None),
+        (r"C:\claude.exe\x.exe", &["x", "--continue"], None),
+        (r"C:\Users\x\claude.exe.bak", &["claude.exe.bak", "--continue"], None),
+        (r"C:\Users\x\.local\bin\claude.exe.bak", &["claude.exe.bak"], None),
+        (r"C:\Users\x\claude.exe", &["claude.exe"], None),
+        (r"C:\Users\x\cursor\a.exe", &["a"], None),
+        (r"C:\Windows\System32\notepad.exe", &["notepad", &claude_js], None),
+        (NODE, &["node", r"C:\Users\x\gemini\gemini.js"], Some(r"C:\Users\x\gemini\gemini.js")),
+        (NODE, &["node", "eslint", &gemini_js], None),
+        (NODE, &["node"], None),
+        (NODE, &["node", r"C:\Users\x\bin\aider.exe"], None),
+        (r"C:\Users\x\AppData\Local\Programs\cursor\Cursor.exe", &["Cursor.exe", "--type=renderer"], None),
+        // Not of Windows: a name with `\` in it.
+        (r"/x/\node_modules\@openai\codex\bin\codex.js", &["x"], None),
+    ];
+    for (path, words, script) in not {
+        let found = name(path, words, *script);
+        assert!(found.is_none(), "{path} {words:?}: {found:?}");
+    }
+}
+
 #[test]
 fn prompts_and_odd_arguments_change_nothing() {
     let argv = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
@@ -198,7 +268,7 @@ fn load(dir: &tempfile::TempDir) -> Catalogue {
 
 /// The message for a file, without its directory.
 fn message(catalogue: &Catalogue, file: &str) -> String {
-    let row = catalogue.rows().into_iter().find(|row| row.source.ends_with(&format!("/{file}"))).expect(file);
+    let row = catalogue.rows().into_iter().find(|row| std::path::Path::new(&*row.source).ends_with(file)).expect(file);
     let message = row.message.as_deref().unwrap_or_default();
     message.split_once(file).expect("the file is named").1.to_owned()
 }

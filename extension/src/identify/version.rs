@@ -2,14 +2,14 @@
 //!
 //! Nothing is read here: the path tells it, or says which file does, and who opens that file takes care whose it is.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::PathBuf;
 
 use semver::VersionReq;
 use serde::Deserialize;
 
-use super::Ask;
 use super::glob::Glob;
 use super::pattern::Expression;
+use super::{Ask, windows};
 
 /// Where the version of an agent can be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,20 +52,20 @@ pub(super) fn find(rules: &[VersionRule], path: &str) -> VersionSource {
 
 /// A path relative to the directory of `path`, without `..`: what is real already needs no look at the disk.
 fn beside(path: &str, relative: &str) -> Option<PathBuf> {
-    let path = Path::new(path);
-    if !path.is_absolute() {
+    if !windows::is_rooted(path) || relative.starts_with('/') {
         return None;
     }
-    let mut to = path.parent()?.to_owned();
-    for component in Path::new(relative).components() {
+    let mut to: Vec<&str> = path.split('/').collect();
+    to.pop();
+    for component in relative.split('/') {
         match component {
-            Component::Normal(name) => to.push(name),
-            Component::ParentDir if to.pop() => {}
-            Component::CurDir => {}
-            _ => return None,
+            "" | "." => {}
+            ".." if to.len() > 1 => drop(to.pop()),
+            ".." => return None,
+            name => to.push(name),
         }
     }
-    Some(to)
+    Some(to.join("/").into())
 }
 
 /// The `version` of a `package.json`; `None` when the text is not one or what it says is not a version.

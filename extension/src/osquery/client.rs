@@ -1,20 +1,17 @@
 //! Asking a manager: osqueryd, osqueryi, or `agentquery run`.
 
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-
-use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::generated::{
     ExtensionManagerSyncClient, ExtensionPluginRequest, ExtensionPluginResponse, ExtensionRegistry, ExtensionResponse,
     ExtensionStatus, InternalExtensionInfo, InternalExtensionList, TExtensionManagerSyncClient as _,
     TExtensionSyncClient as _,
 };
+use super::socket::{self, Stream};
 use super::transport::{Input, MessageLimits, Output, protocols};
 use crate::shell::{Backend, Error, Interrupter, Sink};
 use crate::value::Value;
@@ -36,13 +33,13 @@ pub struct Client {
 /// The call that is waited for.
 #[derive(Debug, Default)]
 struct Waiting {
-    stream: Mutex<Option<UnixStream>>,
+    stream: Mutex<Option<Stream>>,
     /// Nobody wants its answer any more.
     interrupted: AtomicBool,
 }
 
 impl Waiting {
-    fn hold(&self, stream: Option<UnixStream>) {
+    fn hold(&self, stream: Option<Stream>) {
         *self.stream.lock().unwrap_or_else(PoisonError::into_inner) = stream;
         if self.interrupted.load(Ordering::SeqCst) {
             self.end();
@@ -52,7 +49,7 @@ impl Waiting {
     /// A reader of the stream sees its end.
     fn end(&self) {
         if let Some(stream) = &*self.stream.lock().unwrap_or_else(PoisonError::into_inner) {
-            let _ = stream.shutdown(std::net::Shutdown::Both);
+            socket::end(stream);
         }
     }
 }
@@ -101,7 +98,8 @@ impl Client {
         &self,
         ask: impl FnOnce(&mut ExtensionManagerSyncClient<Input, Output>) -> thrift::Result<T>,
     ) -> Result<T, ClientError> {
-        let stream = self.connect().map_err(|source| ClientError::Connect { path: self.path.clone(), source })?;
+        let stream = socket::connect(&self.path, self.timeout)
+            .map_err(|source| ClientError::Connect { path: self.path.clone(), source })?;
         let answer = || {
             stream.set_read_timeout(Some(self.timeout))?;
             let (input, output) = protocols(&stream, MessageLimits { time: self.timeout, ..RESULT })?;
@@ -116,14 +114,6 @@ impl Client {
             }
             ClientError::Protocol { path: self.path.clone(), source }
         })
-    }
-
-    /// The time for writing holds for a connect, too.
-    fn connect(&self) -> io::Result<UnixStream> {
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        socket.set_write_timeout(Some(self.timeout))?;
-        socket.connect(&SockAddr::unix(&self.path)?)?;
-        Ok(OwnedFd::from(socket).into())
     }
 
     /// Whether somebody answers there.
@@ -246,31 +236,5 @@ impl Backend for Client {
             waiting.interrupted.store(true, Ordering::SeqCst);
             waiting.end();
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::net::UnixListener;
-    use std::time::Instant;
-
-    #[test]
-    fn a_manager_that_takes_no_more_connections_is_not_waited_for() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("s");
-        let _deaf = UnixListener::bind(&path).unwrap();
-        let address = SockAddr::unix(&path).unwrap();
-        let knock = || {
-            let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
-            socket.set_nonblocking(true).unwrap();
-            socket.connect(&address).is_ok().then_some(socket)
-        };
-        let queue: Vec<_> = std::iter::from_fn(knock).collect();
-        assert!(!queue.is_empty());
-        let began = Instant::now();
-        let error = Client::new(&path).with_timeout(Duration::from_millis(100)).ping().unwrap_err();
-        assert!(matches!(error, ClientError::Connect { .. }), "{error}");
-        assert!(began.elapsed() < Duration::from_secs(5));
     }
 }

@@ -10,8 +10,7 @@
 //! is in the way. A core that comes back on a new socket is seen by the socket.
 
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
@@ -20,6 +19,7 @@ use super::core::Core;
 use super::generated::{ExtensionSyncProcessor, InternalExtensionInfo};
 use super::plugin::{Plugin, registry};
 use super::{Access, BindError, Server, Source, Stop};
+use crate::os::Parent;
 
 /// The interface of the core that is spoken.
 pub(super) const SDK_VERSION: &str = "5.0.0";
@@ -93,7 +93,7 @@ impl Apart {
 /// # Errors
 /// When no manager was there from the start on, for as long as the options allow.
 pub fn run(options: &Options, source: &Source, stop: &Stop) -> Result<(), ExtensionError> {
-    let parent = std::os::unix::process::parent_id();
+    let parent = Parent::of_this_process();
     let mut life = Life { options, source, stop, parent, place: None, dead: None, held: None };
     let started = Instant::now();
     let mut reached = false;
@@ -141,13 +141,30 @@ struct Held {
 }
 
 /// A socket's file; another one under the same name differs in something.
+#[cfg(unix)]
 type Place = (u64, u64, i64, i64);
+
+/// A pipe has none: to look at it is to connect. A core that has ended is seen at the next look at its list.
+#[cfg(not(unix))]
+type Place = ();
+
+#[cfg(unix)]
+fn place_of(socket: &Path) -> Option<Place> {
+    use std::os::unix::fs::MetadataExt as _;
+    let found = std::fs::metadata(socket).ok()?;
+    Some((found.dev(), found.ino(), found.ctime(), found.ctime_nsec()))
+}
+
+#[cfg(not(unix))]
+fn place_of(_socket: &Path) -> Option<Place> {
+    None
+}
 
 struct Life<'a> {
     options: &'a Options,
     source: &'a Source,
     stop: &'a Stop,
-    parent: u32,
+    parent: Parent,
     /// The manager's socket when it was last looked at.
     place: Option<Place>,
     /// An extension of our name that the core knows and that nobody serves, and since when.
@@ -157,7 +174,7 @@ struct Life<'a> {
 
 impl Life<'_> {
     fn is_over(&self) -> bool {
-        let orphaned = std::os::unix::process::parent_id() != self.parent;
+        let orphaned = self.parent.is_gone();
         if orphaned {
             tracing::info!("the process that started this extension is gone");
         }
@@ -165,8 +182,7 @@ impl Life<'_> {
     }
 
     fn place(&self) -> Option<Place> {
-        let found = std::fs::metadata(&self.options.socket).ok()?;
-        Some((found.dev(), found.ino(), found.ctime(), found.ctime_nsec()))
+        place_of(&self.options.socket)
     }
 
     /// Another socket is there: the core is a new one.

@@ -1,7 +1,5 @@
 //! A Thrift server: a thread for each connection, so that a ping never waits behind a query.
 
-use std::net::Shutdown;
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,8 +7,7 @@ use std::time::Duration;
 
 use thrift::server::TProcessor;
 
-use super::peer;
-use super::socket::{self, Access, BindError};
+use super::socket::{self, Access, BindError, Listener, Stream};
 use super::transport::{Input, MessageLimits, Output, protocols};
 use crate::tables::Viewer;
 
@@ -36,7 +33,7 @@ const WITHIN_MESSAGE: Duration = Duration::from_secs(10);
 /// A running server. It ends, and its socket goes, when it is dropped.
 pub struct Server {
     path: PathBuf,
-    listener: UnixListener,
+    listener: Arc<Listener>,
     stopping: Arc<AtomicBool>,
     peers: Peers,
 }
@@ -49,8 +46,8 @@ impl Server {
         processor: impl Fn(Viewer) -> P + Send + 'static,
     ) -> Result<Self, BindError> {
         let failed = |source| BindError::Io { path: path.to_owned(), source };
-        let listener = socket::bind(path, access)?;
-        let accepting = listener.try_clone().map_err(failed)?;
+        let listener = Arc::new(Listener::bind(path, access)?);
+        let accepting = Arc::clone(&listener);
         let stopping = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&stopping);
         let peers = Peers::default();
@@ -72,15 +69,14 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::SeqCst);
-        socket::shut(&self.listener, &self.path);
+        self.listener.shut();
         self.peers.end();
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 
 /// A connection.
 struct Peer {
-    stream: UnixStream,
+    stream: Stream,
     viewer: Viewer,
     /// It is waited for, between messages or within one, and not worked for.
     waiting: Arc<AtomicBool>,
@@ -106,7 +102,7 @@ impl Peers {
             let idlest = peers.iter().position(|other| may_go(other) && other.waiting.load(Ordering::SeqCst));
             let Some(index) = idlest else { return false };
             tracing::debug!("too many connections; the idlest ends");
-            let _ = peers.remove(index).stream.shutdown(Shutdown::Both);
+            socket::end(&peers.remove(index).stream);
         }
         peers.push(Arc::clone(peer));
         true
@@ -129,14 +125,14 @@ impl Peers {
     fn end(&self) {
         for peer in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             if peer.waiting.load(Ordering::SeqCst) {
-                let _ = peer.stream.shutdown(Shutdown::Both);
+                socket::end(&peer.stream);
             }
         }
     }
 }
 
 fn accept<P: TProcessor + Send + 'static>(
-    listener: &UnixListener,
+    listener: &Listener,
     stopping: &AtomicBool,
     peers: &Peers,
     processor: &impl Fn(Viewer) -> P,
@@ -146,7 +142,7 @@ fn accept<P: TProcessor + Send + 'static>(
         if stopping.load(Ordering::SeqCst) {
             return;
         }
-        let started = accepted.map_err(thrift::Error::from).and_then(|(stream, _)| begin(stream, peers, processor));
+        let started = accepted.map_err(thrift::Error::from).and_then(|stream| begin(stream, peers, processor));
         if let Err(error) = started {
             // Out of descriptors or threads, most likely; it passes when connections end.
             tracing::warn!(%error, "cannot serve a connection");
@@ -157,11 +153,11 @@ fn accept<P: TProcessor + Send + 'static>(
 
 /// Serves a connection on a thread of its own.
 fn begin<P: TProcessor + Send + 'static>(
-    stream: UnixStream,
+    stream: Stream,
     peers: &Peers,
     processor: &impl Fn(Viewer) -> P,
 ) -> thrift::Result<()> {
-    let viewer = peer::viewer(&stream)?;
+    let viewer = socket::viewer(&stream)?;
     let limits = if viewer == Viewer::All { REQUEST } else { REQUEST_OF_USER };
     let (input, output) = protocols(&stream, limits)?;
     let peer = Arc::new(Peer { stream, viewer, waiting: input.transport.waiting() });
@@ -185,7 +181,7 @@ fn begin<P: TProcessor + Send + 'static>(
 }
 
 fn serve(
-    stream: &UnixStream,
+    stream: &Stream,
     mut input: Input,
     mut output: Output,
     processor: &impl TProcessor,
@@ -208,7 +204,7 @@ mod tests {
     use super::*;
 
     fn peer(viewer: Viewer, waiting: bool) -> Arc<Peer> {
-        let (stream, _) = UnixStream::pair().unwrap();
+        let (stream, _) = socket::pair();
         Arc::new(Peer { stream, viewer, waiting: Arc::new(AtomicBool::new(waiting)) })
     }
 

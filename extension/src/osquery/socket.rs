@@ -1,11 +1,29 @@
-//! The socket that a server listens on.
+//! What a server listens on, and what a connection is: a socket of UNIX, or a named pipe of Windows.
+//!
+//! The two modules have the same names; which one it is is chosen here. A stream can be read and written by several at a
+//! time, has limits on the time of both, and is ended from another thread, which its reader then sees.
 
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileTypeExt as _;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::path::PathBuf;
+
+#[cfg(unix)]
+mod peer;
+#[cfg(windows)]
+mod pipe;
+#[cfg(unix)]
+mod unix;
+
+#[cfg(all(test, windows))]
+pub(super) use pipe::pair;
+#[cfg(windows)]
+pub(super) use pipe::{Listener, Stream, connect, end, viewer};
+#[cfg(all(test, unix))]
+pub(super) use unix::pair;
+#[cfg(unix)]
+pub(super) use unix::{Listener, Stream, connect, end, viewer};
+
+/// The group whose members may see everything.
+pub const GROUP: &str = "agentquery";
 
 /// Why nothing listens.
 #[derive(Debug, thiserror::Error)]
@@ -26,10 +44,7 @@ pub enum BindError {
     },
 }
 
-/// The umask belongs to the whole process: one change at a time.
-static UMASK: Mutex<()> = Mutex::new(());
-
-/// Who may connect.
+/// Who may connect. To a pipe only its user, administrators and the system may, either way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// The user that runs the server, and root.
@@ -38,61 +53,126 @@ pub enum Access {
     Everybody,
 }
 
-/// Listens on the path. A socket that nobody answers on is replaced.
-pub(super) fn bind(path: &Path, access: Access) -> Result<UnixListener, BindError> {
-    let failed = |source| BindError::Io { path: path.to_owned(), source };
-    match std::fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => return Err(BindError::NotASocket(path.to_owned())),
-        Ok(_) if UnixStream::connect(path).is_ok() => return Err(BindError::InUse(path.to_owned())),
-        Ok(_) => std::fs::remove_file(path).map_err(failed)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed(error)),
-    }
-    let _one = UMASK.lock().unwrap_or_else(PoisonError::into_inner);
-    // Permissions set after bind would leave a moment in which anybody could connect.
-    let mask = match access {
-        Access::Own => 0o177,
-        Access::Everybody => 0o111,
-    };
-    // SAFETY: umask has no preconditions.
-    let before = unsafe { libc::umask(mask) };
-    let listener = UnixListener::bind(path);
-    // SAFETY: as above.
-    unsafe { libc::umask(before) };
-    listener.map_err(failed)
-}
-
-/// Makes `accept` return, now and ever after.
-pub(super) fn shut(listener: &UnixListener, path: &Path) {
-    let shut = listener
-        .try_clone()
-        .map(|copy| UnixStream::from(OwnedFd::from(copy)))
-        .and_then(|socket| socket.shutdown(std::net::Shutdown::Both));
-    if shut.is_err() {
-        // Not all systems can shut a listening socket; a visitor wakes it, too.
-        let _ = UnixStream::connect(path);
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::io::{Read as _, Write as _};
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    /// A name of a socket for a test.
+    pub(in super::super) fn name(folder: &Path) -> PathBuf {
+        crate::places::socket_of(folder)
+    }
+
+    const LONG: Duration = Duration::from_secs(20);
 
     #[test]
-    fn only_a_dead_socket_is_replaced() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("s");
-        let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
-        let first = bind(&path, Access::Own).unwrap();
-        assert_eq!(mode(), 0o600);
-        assert!(matches!(bind(&path, Access::Own), Err(BindError::InUse(_))));
+    fn bytes_go_both_ways_until_one_side_leaves() {
+        let (one, two) = pair();
+        (&one).write_all(b"ping").unwrap();
+        let mut heard = [0; 4];
+        (&two).read_exact(&mut heard).unwrap();
+        (&two).write_all(b"pong and the rest").unwrap();
+        (&one).read_exact(&mut heard).unwrap();
+        drop(two);
+        let mut rest = String::new();
+        (&one).read_to_string(&mut rest).unwrap();
+        assert_eq!((&heard, rest.as_str()), (b"pong", " and the rest"), "what was written is read, and then the end");
+    }
+
+    #[test]
+    fn much_is_written_at_once_while_it_is_read() {
+        let (one, two) = pair();
+        let much: Vec<u8> = (0..4 << 20).map(|n: u32| n.to_le_bytes()[n as usize % 3]).collect();
+        let sent = much.clone();
+        let writing = std::thread::spawn(move || (&one).write_all(&sent));
+        let mut heard = Vec::new();
+        (&two).read_to_end(&mut heard).unwrap();
+        writing.join().unwrap().unwrap();
+        assert!(heard == much);
+    }
+
+    #[test]
+    fn neither_a_silent_peer_nor_a_deaf_one_is_waited_for() {
+        let (one, _two) = pair();
+        let began = Instant::now();
+        one.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        assert!((&one).read(&mut [0; 8]).is_err());
+        one.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
+        assert!((&one).write_all(&vec![0; 16 << 20]).is_err());
+        assert!(began.elapsed() >= Duration::from_millis(100) && began.elapsed() < LONG);
+    }
+
+    #[test]
+    fn a_connection_is_ended_from_elsewhere() {
+        let (one, two) = pair();
+        let reader = one.try_clone().unwrap();
+        let reading = std::thread::spawn(move || (&reader).read(&mut [0; 8]));
+        let writer = two.try_clone().unwrap();
+        let writing = std::thread::spawn(move || (&writer).write_all(&vec![0; 16 << 20]));
+        end(&one);
+        end(&two);
+        // What was written before is read before the end, or not: neither thread waits any longer.
+        let _ = reading.join().unwrap();
+        assert!(writing.join().unwrap().is_err());
+        assert!((&one).write_all(&vec![0; 16 << 20]).is_err(), "it is over");
+    }
+
+    #[test]
+    fn a_stop_wakes_who_accepts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = name(folder.path());
+        let listener = Arc::new(Listener::bind(&path, Access::Own).unwrap());
+        let accepting = std::thread::spawn({
+            let listener = Arc::clone(&listener);
+            move || listener.accept().map(drop).and_then(|()| listener.accept().map(drop))
+        });
+        drop(connect(&path, LONG).unwrap());
+        listener.shut();
+        // Not all systems tell it from a visitor, which the server looks at itself.
+        let _ = accepting.join().unwrap();
+        drop(listener);
+        let gone = connect(&path, LONG).unwrap_err();
+        assert!(matches!(gone.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused), "{gone}");
+        Listener::bind(&path, Access::Own).unwrap();
+    }
+
+    #[test]
+    fn several_connect_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = name(folder.path());
+        let listener = Listener::bind(&path, Access::Everybody).unwrap();
+        let echo = std::thread::spawn(move || {
+            for _ in 0..12 {
+                let stream = listener.accept().unwrap();
+                assert_eq!(viewer(&stream).unwrap(), crate::tables::Viewer::All);
+                std::thread::spawn(move || std::io::copy(&mut &stream, &mut &stream));
+            }
+        });
+        std::thread::scope(|scope| {
+            for n in 0..12_u8 {
+                let path = &path;
+                scope.spawn(move || {
+                    let stream = connect(path, LONG).unwrap();
+                    let mut heard = [0; 1000];
+                    (&stream).write_all(&[n; 1000]).unwrap();
+                    (&stream).read_exact(&mut heard).unwrap();
+                    assert_eq!(heard, [n; 1000]);
+                });
+            }
+        });
+        echo.join().unwrap();
+    }
+
+    #[test]
+    fn a_server_is_not_replaced_while_it_lives() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = name(folder.path());
+        let first = Listener::bind(&path, Access::Own).unwrap();
+        assert!(matches!(Listener::bind(&path, Access::Own), Err(BindError::InUse(_))));
         drop(first);
-        bind(&path, Access::Everybody).unwrap();
-        assert_eq!(mode(), 0o666);
-        let file = directory.path().join("f");
-        std::fs::write(&file, "precious").unwrap();
-        assert!(matches!(bind(&file, Access::Own), Err(BindError::NotASocket(_))));
-        assert_eq!(std::fs::read(&file).unwrap(), b"precious");
+        Listener::bind(&path, Access::Everybody).unwrap();
     }
 }

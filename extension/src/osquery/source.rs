@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::client::{Client, ClientError};
 use super::turns::Turns;
+use crate::os;
 use crate::record::Store;
 use crate::tables::{Got, Neighbours, Reads};
 
@@ -170,10 +171,8 @@ impl Source {
             if !follows {
                 return Err(match error {
                     ClientError::Connect { path, source } => {
-                        format!(
-                            "no recorder answers on {} ({source}): start one with sudo agentquery run",
-                            path.display()
-                        )
+                        let how = os::elevated("agentquery run");
+                        format!("no recorder answers on {} ({source}): start one with {how}", path.display())
                     }
                     error => format!("the recorder did not answer: {error}"),
                 });
@@ -199,7 +198,7 @@ mod tests {
         let source = Source::default();
         source.set(Ok(nobody.clone()));
         let error = ask(&source).unwrap_err();
-        assert!(error.contains("nobody.em") && error.contains("sudo agentquery run"), "{error}");
+        assert!(error.contains("nobody.em") && error.contains(&os::elevated("agentquery run")), "{error}");
 
         source.expect_recorder();
         let later = source.clone();

@@ -35,6 +35,7 @@ impl Stop {
     ///
     /// # Errors
     /// When the handlers cannot be set.
+    #[cfg(unix)]
     pub fn on_signals(&self) -> std::io::Result<()> {
         use signal_hook::consts::{SIGINT, SIGTERM};
         let asked = Arc::new(std::sync::atomic::AtomicBool::new(false));
@@ -50,5 +51,20 @@ impl Stop {
             }
         })?;
         Ok(())
+    }
+
+    /// Ctrl-C, a closed console and the end of the session ask for the end. A second Ctrl-C ends the process at once, should
+    /// the first one not.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    #[cfg(windows)]
+    pub fn on_signals(&self) -> std::io::Result<()> {
+        let stop = self.clone();
+        crate::os::on_key(move |_| {
+            let first = !stop.wait(Duration::ZERO);
+            stop.request();
+            first
+        })
     }
 }

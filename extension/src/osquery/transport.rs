@@ -1,13 +1,14 @@
 //! Bytes under the protocol: buffered, one write a message, and no message larger than allowed.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use thrift::TConfiguration;
 use thrift::protocol::{TBinaryInputProtocol, TBinaryOutputProtocol};
+
+use super::socket::Stream;
 
 /// Bytes of a reply in one write: all but large results.
 const PIECE: usize = 128 << 10;
@@ -24,11 +25,11 @@ pub(super) struct MessageLimits {
     pub(super) time: Duration,
 }
 
-pub(super) type Input = TBinaryInputProtocol<Incoming<UnixStream>>;
-pub(super) type Output = TBinaryOutputProtocol<Outgoing<UnixStream>>;
+pub(super) type Input = TBinaryInputProtocol<Incoming<Stream>>;
+pub(super) type Output = TBinaryOutputProtocol<Outgoing<Stream>>;
 
 /// The two directions of a connection.
-pub(super) fn protocols(stream: &UnixStream, limits: MessageLimits) -> thrift::Result<(Input, Output)> {
+pub(super) fn protocols(stream: &Stream, limits: MessageLimits) -> thrift::Result<(Input, Output)> {
     let config = TConfiguration::builder()
         .max_message_size(Some(limits.bytes))
         .max_frame_size(None)

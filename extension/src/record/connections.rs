@@ -348,6 +348,22 @@ impl Connections {
         self.all().any(|live| live.row.socket == Some(socket))
     }
 
+    /// The inodes of all that has not come to its end.
+    pub(super) fn inodes(&self) -> Vec<u64> {
+        self.all().filter_map(|live| u64::try_from(live.row.socket?).ok()).collect()
+    }
+
+    /// A socket of that inode is nobody's any more, and no end of it was told.
+    pub(super) fn end_unseen(&mut self, inode: u64, time_ns: i64, store: &Store) {
+        let is_it = |live: &Live| live.row.socket.is_some_and(|socket| u64::try_from(socket) == Ok(inode));
+        let live = self.live.extract_if(|_, live| is_it(live)).map(|(_, live)| live);
+        let flows =
+            self.flows.extract_if(|_, flows| flows.values().any(is_it)).flat_map(|(_, flows)| flows.into_values());
+        for live in live.chain(flows) {
+            live.end(time_ns, store);
+        }
+    }
+
     /// Whether something of that instance is open, so that more bytes of it may come to be known.
     pub(super) fn is_open(&self, instance: usize) -> bool {
         let open = ["connecting", "established", "close_wait"];

@@ -18,7 +18,7 @@ use super::files::{self, Files};
 use super::inspect::Machine;
 use super::names::Names;
 use super::rows::{AgentRow, Identity, ProcessRow};
-use crate::collect::Collector;
+use crate::collect::{Collector, Counts};
 use crate::enrich::container::Containers;
 use crate::enrich::project;
 use crate::enrich::users::Users;
@@ -104,8 +104,8 @@ pub struct Engine {
     machine: Box<dyn Machine>,
     absences: Absences,
     discarded: u64,
-    /// The collector sees all that is counted of files and bytes.
-    counts: bool,
+    /// What the collector sees all of.
+    counts: Counts,
 }
 
 impl Engine {
@@ -137,7 +137,7 @@ impl Engine {
             machine: inspect::machine(),
             absences: Absences::default(),
             discarded: 0,
-            counts: true,
+            counts: Counts::default(),
         }
     }
 
@@ -151,7 +151,7 @@ impl Engine {
 
     /// The same, for a collector that sees only some of what is counted ([`Collector::counts`]).
     #[must_use]
-    pub fn counting(self, counts: bool) -> Self {
+    pub fn counting(self, counts: Counts) -> Self {
         Self { counts, ..self }
     }
 
@@ -208,7 +208,7 @@ impl Engine {
             EventKind::Name(name) => self.name(event, name),
             EventKind::Close(close) => {
                 let time_ns = self.clock.unix(event.boot_ns);
-                let known = self.files.close(close, self.counts, time_ns, &mut self.clock, &self.store);
+                let known = self.files.close(close, time_ns, &mut self.clock, &self.store);
                 self.discarded += u64::from(!known);
             }
             EventKind::Request(Request::Result { request_id, done }) => {

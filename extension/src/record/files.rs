@@ -115,22 +115,15 @@ impl Files {
     }
 
     /// An open ended; what went through it was counted, or not. False when the open was noise.
-    pub(super) fn close(
-        &mut self,
-        close: &Close,
-        counts: bool,
-        time_ns: i64,
-        clock: &mut Clock,
-        store: &Store,
-    ) -> bool {
+    pub(super) fn close(&mut self, close: &Close, time_ns: i64, clock: &mut Clock, store: &Store) -> bool {
         let Some(opened) = self.open.remove(&close.open_id) else { return false };
         // What was mapped before recording began is not known.
         let adopted = self.adopted.remove(&close.open_id);
         let writable = opened.operation != operation(OpenMode::Read);
-        let mmap_write = if close.mapped { Some(true) } else { (writable && !adopted && counts).then_some(false) };
+        let mmap_write = close.mapped.filter(|mapped| *mapped || (writable && !adopted));
         let source = if close.seen { "seen" } else { "inferred" };
         let opened = FileOpRow { mmap_write, ..opened };
-        end(opened, counts.then_some((close.bytes_read, close.bytes_written)), source, time_ns, clock, store);
+        end(opened, close.bytes, source, time_ns, clock, store);
         true
     }
 

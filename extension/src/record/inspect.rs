@@ -1,18 +1,18 @@
 //! What has to be read from the machine about a process that may be an agent, at the moment when it starts.
 
 use std::cell::OnceCell;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::collect::linux::procfs::Proc;
-#[cfg(any(all(test, unix), target_os = "linux"))]
-use crate::collect::linux::procfs::Stat;
 pub(super) use crate::collect::linux::procfs::TICK_NS;
+#[cfg(any(all(test, unix), target_os = "linux"))]
+use crate::collect::linux::procfs::{Proc, Stat};
 #[cfg(any(all(test, unix), target_os = "linux"))]
 use crate::event::escape;
 use crate::event::{Exec, ProcessKey};
-use crate::identify::{Ask, VersionSource, file_name, script_candidates};
+use crate::identify::{Ask, VersionSource, file_name, script_candidates, windows};
 use crate::inside::{Mounts, mount_ns_of, seen_from_here};
 #[cfg(target_os = "linux")]
 use crate::inside::{open_in, open_root_of, real_below, root_of};
@@ -43,9 +43,14 @@ pub const EDITORS: &[&str] = &[
 /// A variable of Electron's.
 pub(super) const AS_NODE: &str = "ELECTRON_RUN_AS_NODE";
 
+/// What the program that runs extensions is called on macOS, behind the editor's name: `Code Helper (Plugin)`.
+const HELPER: &str = " Helper (Plugin)";
+
 /// Whether a program is one of [`EDITORS`].
 pub(super) fn is_editor(path: &str) -> bool {
-    EDITORS.contains(&file_name(path))
+    let path = windows::plain(path);
+    let name = file_name(&path);
+    EDITORS.contains(&name) || path.contains(".app/Contents/") && (name == "Electron" || name.ends_with(HELPER))
 }
 
 /// The real path of the script that an interpreter runs.
@@ -98,6 +103,13 @@ impl Ask for Asked<'_> {
 }
 
 /// The names in a process' environment.
+#[cfg(not(target_os = "linux"))]
+fn names_of_variables(pid: u32) -> Vec<String> {
+    crate::collect::sysinfo::names_of_variables(pid)
+}
+
+/// The names in a process' environment.
+#[cfg(target_os = "linux")]
 fn names_of_variables(pid: u32) -> Vec<String> {
     let name = |variable: &[u8]| {
         let end = variable.iter().position(|byte| *byte == b'=')?;
@@ -144,6 +156,8 @@ pub(super) trait Machine {
     fn program(&self, pid: u32) -> Program;
     /// Those of these variables that its program began with, as `NAME=VALUE`.
     fn variables(&self, process: ProcessKey, names: &[String]) -> Vec<String>;
+    /// The inodes of all sockets that some process has; `None` where that is not known.
+    fn sockets(&self) -> Option<HashSet<u64>>;
 }
 
 /// Where a process stands.
@@ -202,6 +216,10 @@ impl Machine for Sysinfo {
     fn variables(&self, process: ProcessKey, names: &[String]) -> Vec<String> {
         crate::collect::sysinfo::variables(process, names)
     }
+
+    fn sockets(&self) -> Option<HashSet<u64>> {
+        None
+    }
 }
 
 /// /proc of Linux.
@@ -227,6 +245,13 @@ impl Machine for Procfs {
         Program { path: link("exe"), argv, cwd: link("cwd") }
     }
 
+    fn sockets(&self) -> Option<HashSet<u64>> {
+        let proc = Proc::default();
+        let pids = proc.pids().ok()?.into_iter();
+        // Who has ended meanwhile has none.
+        Some(pids.flat_map(|pid| proc.sockets(pid).unwrap_or_default()).map(|(_, inode)| inode).collect())
+    }
+
     fn variables(&self, process: ProcessKey, names: &[String]) -> Vec<String> {
         let variables = Proc::default().variables(process.pid, names);
         // After it was read: it was this process and no other one of its pid.
@@ -239,7 +264,10 @@ impl Machine for Procfs {
 
 /// The program of a process, such as the shell or editor that an agent was started from.
 pub(super) fn program_of(pid: u32) -> Option<Text> {
+    #[cfg(target_os = "linux")]
     let path = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    #[cfg(not(target_os = "linux"))]
+    let path = PathBuf::from(crate::collect::sysinfo::program(pid)?.path);
     Some(path.file_name()?.to_string_lossy().as_ref().into())
 }
 
@@ -264,7 +292,15 @@ fn open_as(path: &Path, inside: Option<u32>, uid: u32, gid: u32) -> Option<File>
     }
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(target_os = "macos")]
+fn open_as(path: &Path, inside: Option<u32>, uid: u32, gid: u32) -> Option<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    let _rights = FileSystemUser::become_user(uid, gid).filter(|_| inside.is_none())?;
+    File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path).ok()
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
 fn open_as(path: &Path, inside: Option<u32>, _uid: u32, _gid: u32) -> Option<File> {
     if inside.is_some() { None } else { File::open(path).ok() }
 }
@@ -279,7 +315,12 @@ fn names_as(path: &Path, inside: Option<u32>, uid: u32, gid: u32) -> Option<Vec<
         let directory = open_as(path, inside, uid, gid)?;
         std::fs::read_dir(format!("/proc/self/fd/{}", directory.as_raw_fd())).ok()?
     };
-    #[cfg(not(target_os = "linux"))]
+    #[cfg(target_os = "macos")]
+    let (entries, _rights) = {
+        let rights = FileSystemUser::become_user(uid, gid).filter(|_| inside.is_none())?;
+        (std::fs::read_dir(path).ok()?, rights)
+    };
+    #[cfg(not(any(target_os = "linux", target_os = "macos")))]
     let entries = {
         let _ = (inside, uid, gid);
         std::fs::read_dir(path).ok()?
@@ -351,6 +392,45 @@ impl Drop for FileSystemUser {
         unsafe { libc::setfsuid(self.uid) };
         // SAFETY: as above.
         unsafe { libc::setfsgid(self.gid) };
+    }
+}
+
+#[cfg(target_os = "macos")]
+unsafe extern "C" {
+    /// The whole identity of this thread, which is what macOS has in place of `setfsuid` (`pthread.h` of Libc; `settid` in
+    /// `bsd/kern/kern_prot.c` of XNU).
+    fn pthread_setugid_np(uid: libc::uid_t, gid: libc::gid_t) -> libc::c_int;
+}
+
+/// This thread is another user's until drop. Who is not root has no rights to give up.
+#[cfg(target_os = "macos")]
+struct FileSystemUser {
+    changed: bool,
+}
+
+#[cfg(target_os = "macos")]
+impl FileSystemUser {
+    /// `None` when root's rights cannot be given up: then nothing is to be read.
+    fn become_user(uid: u32, gid: u32) -> Option<Self> {
+        // SAFETY: geteuid has no preconditions.
+        if unsafe { libc::geteuid() } != 0 || uid == 0 {
+            return Some(Self { changed: false });
+        }
+        // SAFETY: changes this thread's identity only.
+        let changed = unsafe { pthread_setugid_np(uid, gid) } == 0;
+        changed.then_some(Self { changed })
+    }
+}
+
+#[cfg(target_os = "macos")]
+impl Drop for FileSystemUser {
+    fn drop(&mut self) {
+        /// `KAUTH_UID_NONE` and `KAUTH_GID_NONE` (`sys/kauth.h`): that of the process again.
+        const NONE: u32 = u32::MAX - 100;
+        if self.changed {
+            // SAFETY: gives this thread back what its process has.
+            unsafe { pthread_setugid_np(NONE, NONE) };
+        }
     }
 }
 

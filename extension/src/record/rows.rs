@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::log::Weigh;
+use crate::collect::Counts;
 use crate::enrich::endpoints::EndpointType;
 use crate::enrich::files::{Category, Sensitivity};
 use crate::event::Mark;
@@ -86,17 +87,17 @@ pub fn add(count: &mut Option<i64>, more: i64) {
 }
 
 impl AgentRow {
-    /// A row of which files and bytes are counted, or not.
+    /// A row in which what is counted begins with nothing.
     #[must_use]
-    pub fn counting(counts: bool) -> Self {
-        let none = counts.then_some(0);
+    pub fn counting(counts: Counts) -> Self {
+        let (bytes, files) = (counts.bytes.then_some(0), counts.files.then_some(0));
         Self {
-            bytes_sent: none,
-            bytes_received: none,
-            files_read: none,
-            files_written: none,
-            files_created: none,
-            files_deleted: none,
+            bytes_sent: bytes,
+            bytes_received: bytes,
+            files_read: files,
+            files_written: files,
+            files_created: files,
+            files_deleted: files,
             ..Self::default()
         }
     }

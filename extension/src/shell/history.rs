@@ -1,22 +1,18 @@
-//! Where the shell remembers what was entered: `$XDG_STATE_HOME/agentquery/history`, for its user alone.
+//! Where the shell remembers what was entered: `$XDG_STATE_HOME/agentquery/history`, on Windows
+//! `%LOCALAPPDATA%\agentquery\history`, for its user alone.
 
 use std::path::{Path, PathBuf};
+
+use crate::{os, places};
 
 /// The history's file, made when it is not there. None where there is no home that is this user's own: with `sudo` and a
 /// kept `$HOME`, root would else leave its files in another's home.
 pub(super) fn file() -> Option<PathBuf> {
-    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let directory = match variable("XDG_STATE_HOME") {
-        Some(state) => state,
-        None => variable("HOME").filter(|home| is_own(home))?.join(".local/state"),
-    };
-    make(&directory.join("agentquery"))
+    make(&places::own_folder(is_own)?.join("agentquery"))
 }
 
-#[cfg(unix)]
 fn make(directory: &Path) -> Option<PathBuf> {
-    use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).ok()?;
+    os::make_private(directory).ok()?;
     let file = directory.join("history");
     let found = std::fs::symlink_metadata(&file).map(|found| found.is_file() && is_own(&file));
     match found {
@@ -24,29 +20,14 @@ fn make(directory: &Path) -> Option<PathBuf> {
         Ok(false) => None,
         Err(_) if !is_own(directory) => None,
         Err(_) => {
-            std::fs::OpenOptions::new().append(true).create_new(true).mode(0o600).open(&file).ok()?;
+            os::private(std::fs::OpenOptions::new().append(true).create_new(true)).open(&file).ok()?;
             Some(file)
         }
     }
 }
 
-#[cfg(not(unix))]
-fn make(directory: &Path) -> Option<PathBuf> {
-    std::fs::create_dir_all(directory).ok()?;
-    Some(directory.join("history"))
-}
-
-#[cfg(unix)]
 fn is_own(path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-    // SAFETY: geteuid has no preconditions and cannot fail.
-    let own = unsafe { libc::geteuid() };
-    std::fs::metadata(path).is_ok_and(|found| found.uid() == own)
-}
-
-#[cfg(not(unix))]
-fn is_own(path: &Path) -> bool {
-    path.exists()
+    path.canonicalize().is_ok_and(|real| os::is_own(&real).unwrap_or(false))
 }
 
 #[cfg(unix)]

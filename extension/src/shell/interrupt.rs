@@ -24,13 +24,21 @@ impl Interrupts {
         Ok(interrupts)
     }
 
-    #[cfg(not(unix))]
-    #[allow(clippy::unnecessary_wraps)]
+    /// From now on Ctrl-C does not end the process.
+    #[cfg(windows)]
     pub(super) fn listen() -> io::Result<Self> {
-        Ok(Self::default())
+        use crate::os::{Key, on_key};
+        let interrupts = Self::default();
+        let heard = interrupts.clone();
+        on_key(move |key| {
+            if key == Key::Interrupt {
+                heard.stop();
+            }
+            key == Key::Interrupt
+        })?;
+        Ok(interrupts)
     }
 
-    #[cfg(unix)]
     fn stop(&self) {
         if let Some(stop) = self.held().as_ref() {
             stop();

@@ -254,7 +254,7 @@ fn close(record: &[u8], flags: u32) -> Result<EventKind, DecodeError> {
     let raw: abi::aq_close = read(record)?;
     let abi::aq_close { open_id, bytes_read, bytes_written, .. } = raw;
     let (seen, mapped) = (flags & abi::AQ_SEEN != 0, flags & abi::AQ_MAPPED != 0);
-    Ok(EventKind::Close(Close { open_id, bytes_read, bytes_written, seen, mapped }))
+    Ok(EventKind::Close(Close { open_id, bytes: Some((bytes_read, bytes_written)), seen, mapped: Some(mapped) }))
 }
 
 fn request(record: &[u8]) -> Result<EventKind, DecodeError> {

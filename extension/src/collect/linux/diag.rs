@@ -109,13 +109,13 @@ mod tests {
             let listener = TcpListener::bind(address).unwrap();
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (mut server, _) = listener.accept().unwrap();
-            client.write_all(&[7; 100_000]).unwrap();
-            server.read_exact(&mut [0; 100_000]).unwrap();
+            client.write_all(&[7; 10_000]).unwrap();
+            server.read_exact(&mut [0; 10_000]).unwrap();
             server.write_all(&[7; 3]).unwrap();
             client.read_exact(&mut [0; 3]).unwrap();
             let found = bytes().unwrap();
-            assert_eq!(found.get(&inode(&client)), Some(&(100_000, 3)), "{address}");
-            assert_eq!(found.get(&inode(&server)), Some(&(3, 100_000)));
+            assert_eq!(found.get(&inode(&client)), Some(&(10_000, 3)), "{address}");
+            assert_eq!(found.get(&inode(&server)), Some(&(3, 10_000)));
             assert_eq!(found.get(&inode(&listener)), None);
         }
     }

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use super::diag;
-use super::procfs::{Proc, TICK_NS};
+use super::procfs::{Proc, TICK_NS, socket_inode};
 use super::sockets::{chosen_ports, sockets};
 use crate::collect::polling::system::{Glance, Handle, OpenFile, Program, Socket, System};
 use crate::event::{Exec, ProcessKey, TcpState, Transport};
@@ -97,8 +97,7 @@ impl System for Look {
             if target.starts_with('/') {
                 return Some(Handle::File(target));
             }
-            let inode = target.strip_prefix("socket:[")?.strip_suffix(']')?;
-            Some(Handle::Socket(inode.parse().ok()?))
+            Some(Handle::Socket(socket_inode(&target)?))
         };
         let open = self.proc.descriptors(pid)?;
         Some(open.into_iter().filter_map(|(fd, target)| Some((fd, handle(target)?))).collect())

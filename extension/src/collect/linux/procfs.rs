@@ -161,6 +161,13 @@ impl Proc {
         Some(std::fs::read_dir(&folder).ok()?.filter_map(open).collect())
     }
 
+    /// Its open sockets: descriptors and inodes.
+    #[must_use]
+    pub fn sockets(&self, pid: u32) -> Option<Vec<(i32, u64)>> {
+        let sockets = |(fd, target): (i32, String)| Some((fd, socket_inode(&target)?));
+        Some(self.descriptors(pid)?.into_iter().filter_map(sockets).collect())
+    }
+
     /// The flags of an open (`open(2)`) as `fdinfo` tells them, in octal digits.
     #[must_use]
     pub fn flags(&self, pid: u32, fd: i32) -> Option<i32> {
@@ -227,6 +234,11 @@ fn listening_port(line: &str) -> Option<u16> {
     (fields.nth(1)? == LISTEN).then(|| u16::from_str_radix(port, 16).ok())?
 }
 
+/// Of what a descriptor leads to: `socket:[4711]`.
+pub(super) fn socket_inode(target: &str) -> Option<u64> {
+    target.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -286,6 +298,7 @@ mod tests {
             std::os::unix::fs::symlink("socket:[12]", of.join("fd/3")).unwrap();
             std::os::unix::fs::symlink("net:[4026531840]", of.join("ns/net")).unwrap();
             assert_eq!(proc.descriptors(7), Some(vec![(3, "socket:[12]".to_owned())]));
+            assert_eq!(proc.sockets(7), Some(vec![(3, 12)]));
             assert_eq!(proc.namespace(7, "net"), Some(4_026_531_840));
         }
     }

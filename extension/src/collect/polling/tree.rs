@@ -221,7 +221,7 @@ impl Trees {
             if opened.outside {
                 continue;
             }
-            let close = Close { open_id, bytes_read: 0, bytes_written: 0, seen: false, mapped: false };
+            let close = Close { open_id, bytes: None, seen: false, mapped: None };
             events.push(event(opened.process, opened.mark, now_ns, EventKind::Close(close)));
         }
         let of: HashMap<u32, _> = now.held.iter().map(|(key, held)| (key.pid, held)).collect();
@@ -258,12 +258,13 @@ impl Trees {
             match (self.spoken.get_mut(&inode), there) {
                 (Some(spoken), Some((_, found))) => {
                     spoken.misses = 0;
-                    spoken.socket.bytes = found.bytes.or(spoken.socket.bytes);
+                    let bytes = found.bytes.or(spoken.socket.bytes);
+                    spoken.socket.bytes = bytes;
                     if found.remote == spoken.socket.remote && found.state == spoken.socket.state {
                         continue;
                     }
                     if found.transport == Transport::Tcp && found.remote == spoken.socket.remote {
-                        spoken.socket = found.clone();
+                        spoken.socket = Socket { bytes, ..found.clone() };
                         events.push(spoken.tell(Step::State(found.state), now_ns));
                     } else {
                         // It has another peer now.

@@ -8,8 +8,11 @@ use std::rc::Rc;
 use super::*;
 use crate::collect::polling::system::{Handle, Socket};
 use crate::collect::polling::tests::{Machine, told};
+use crate::enrich::Meaning;
 use crate::event::{Open, OpenMode, TcpState, Transport};
+use crate::identify::Catalogue;
 use crate::record::rows::CollectorRow;
+use crate::record::{Boot, Engine, Store};
 
 #[derive(Clone, Default)]
 struct Tells {
@@ -261,4 +264,50 @@ fn connections_are_looked_at_where_nothing_tells_of_them() {
     machine.open(20, &[]);
     collector.agents_live(1);
     assert_eq!(told_of(&drain(&mut collector)), [("end", 20)]);
+}
+
+/// What the engine makes of it.
+#[test]
+fn an_agent_is_in_the_tables_with_all_that_it_did_and_nobody_else_is() {
+    let (tells, machine) = (Tells::default(), Machine::default());
+    machine.run(10, 1, 100, 1);
+    let mut collector = WatchedCollector::new(tells.clone(), machine);
+    let store = Arc::new(Store::default());
+    let (catalogue, meaning) = (Arc::new(Catalogue::builtin()), Arc::new(Meaning::builtin()));
+    let mut engine = Engine::new(Arc::clone(&store), catalogue, meaning, Boot::default());
+    engine.adopt(boot_ns(), &mut collector);
+    let mut turn = || {
+        let mut events = drain(&mut collector);
+        engine.take(&mut events, boot_ns(), &mut collector);
+    };
+    let now = boot_ns();
+    let program = |parent: u32, path: &str| {
+        let argv = vec![path.to_owned()];
+        let exec = Exec { parent, path: path.to_owned(), argv, candidate: true, ..Exec::default() };
+        What::Begin { parent, program: Some(Box::new(exec)) }
+    };
+    tells.say(20, now, program(10, "/opt/node_modules/@anthropic-ai/claude-code/bin/claude.exe"));
+    tells.say(21, now + 1, program(20, "/usr/bin/git"));
+    tells.say(21, now + 1, What::End(Some(Exit { code: 3, signal: 0 })));
+    tells.say(30, now + 2, program(10, "/usr/bin/make"));
+    turn();
+    tells.say(22, now + 3, program(20, "/usr/bin/cc"));
+    tells.say(31, now + 4, program(30, "/usr/bin/cc"));
+    turn();
+    tells.say(22, now + 3, What::End(None));
+    tells.say(31, now + 4, What::End(None));
+    tells.say(20, now, What::End(Some(Exit { code: 0, signal: 9 })));
+    turn();
+    let agents: Vec<_> =
+        store.agents().iter().map(|row| (row.agent.to_string(), row.pid, row.processes_total)).collect();
+    assert_eq!(agents, [("claude-code".to_owned(), 20, 3)]);
+    let rows = store.processes();
+    let mut rows: Vec<_> = rows.iter().map(|row| (row.pid, &*row.name, row.state, row.exit_code, row.signal)).collect();
+    rows.sort_unstable();
+    let ended = [
+        (20, "claude.exe", "exited", None, Some(9)),
+        (21, "git", "exited", Some(3), Some(0)),
+        (22, "cc", "exited", None, None),
+    ];
+    assert_eq!(rows, ended);
 }

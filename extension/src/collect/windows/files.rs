@@ -388,7 +388,7 @@ fn act(pid: u32, boot_ns: u64, kind: EventKind) -> Told {
 }
 
 fn close(pid: u32, boot_ns: u64, open_id: u64, bytes_read: u64, bytes_written: u64, seen: bool) -> Told {
-    act(pid, boot_ns, EventKind::Close(Close { open_id, bytes_read, bytes_written, seen, mapped: false }))
+    act(pid, boot_ns, EventKind::Close(Close { open_id, bytes: Some((bytes_read, bytes_written)), seen, mapped: None }))
 }
 
 fn change(kind: ChangeKind, path: String, dest: Option<String>, pid: u32, boot_ns: u64) -> Told {

@@ -78,7 +78,8 @@ fn kind_of(provider: Provider) -> usize {
 /// What both sessions' threads, the recording thread and queries share.
 struct Shared {
     tracked: Arc<Tracked>,
-    markers: Vec<String>,
+    /// Variables that are looked for in the environment of what begins.
+    markers: Mutex<Vec<String>>,
     state: Mutex<State>,
     merge: Mutex<Merge>,
     arrived: Condvar,
@@ -145,7 +146,8 @@ impl Shared {
         let live = match &record {
             Record::Start(start) => {
                 self.tracked.begin(start.pid);
-                live::ask(start.pid, start.created, &self.markers)
+                let markers = locked(&self.markers).clone();
+                live::ask(start.pid, start.created, &markers)
             }
             _ => Live::default(),
         };
@@ -261,7 +263,7 @@ impl EtwSource {
         };
         let shared = Arc::new(Shared {
             tracked: Arc::default(),
-            markers: interest.markers.clone(),
+            markers: Mutex::new(interest.markers.clone()),
             state: Mutex::new(state),
             merge: Mutex::default(),
             arrived: Condvar::new(),
@@ -337,6 +339,10 @@ impl Source for EtwSource {
 
     fn tracked(&self) -> Arc<Tracked> {
         Arc::clone(&self.shared.tracked)
+    }
+
+    fn set_interest(&mut self, interest: &Interest) {
+        locked(&self.shared.markers).clone_from(&interest.markers);
     }
 
     fn discarded(&mut self, events: u64) {

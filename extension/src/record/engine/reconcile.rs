@@ -2,7 +2,7 @@
 //!
 //! A process whose exit was lost would run for ever in the tables, and one whose fork was lost would never be in them.
 //! The first is found by its absence from the machine; the second when it does something, for its mark says to which
-//! tree it belongs.
+//! tree it belongs. After a loss the sockets of connections are looked for, too: one that no process has any more has ended.
 
 use super::{Engine, Process};
 use crate::collect::Collector;
@@ -23,6 +23,10 @@ const ANCESTORS: usize = 64;
 pub(super) struct Absences {
     looked_ns: u64,
     gone: Vec<ProcessKey>,
+    /// Inodes of sockets.
+    sockets: Vec<u64>,
+    /// Records that had been lost by then.
+    lost: i64,
 }
 
 impl Engine {
@@ -30,15 +34,29 @@ impl Engine {
     /// the present when there was none.
     pub(super) fn end_absent(&mut self, read_until: u64, boot_ns: u64, collector: &mut dyn Collector) {
         // Their exits may have been on their way when we looked, but would have been read by now.
-        if !self.absences.gone.is_empty() && read_until > self.absences.looked_ns + MARGIN_NS {
+        if read_until > self.absences.looked_ns + MARGIN_NS {
+            let looked_ns = self.absences.looked_ns;
             for key in std::mem::take(&mut self.absences.gone) {
-                self.end_unseen(key, self.absences.looked_ns, collector);
+                self.end_unseen(key, looked_ns, collector);
+            }
+            for inode in std::mem::take(&mut self.absences.sockets) {
+                tracing::debug!(inode, "a socket ended without a record of it");
+                self.connections.end_unseen(inode, self.clock.unix(looked_ns), &self.store);
             }
         }
-        if self.absences.gone.is_empty() && boot_ns > self.absences.looked_ns + EVERY_NS {
+        let decided = self.absences.gone.is_empty() && self.absences.sockets.is_empty();
+        if decided && boot_ns > self.absences.looked_ns + EVERY_NS {
             let lives = |key: ProcessKey| self.standing(key).is_some_and(|standing| !standing.ended);
             let gone = self.processes.values().map(|process| process.key).filter(|key| !lives(*key)).collect();
-            self.absences = Absences { looked_ns: boot_ns, gone };
+            let mut sockets = self.connections.inodes();
+            let lost = if sockets.is_empty() { self.absences.lost } else { lost(collector) };
+            if lost > self.absences.lost {
+                let here = self.machine.sockets();
+                sockets.retain(|inode| here.as_ref().is_some_and(|here| !here.contains(inode)));
+            } else {
+                sockets.clear();
+            }
+            self.absences = Absences { looked_ns: boot_ns, gone, sockets, lost };
         }
     }
 
@@ -157,4 +175,9 @@ impl Engine {
         }
         None
     }
+}
+
+/// Records that did not come to us.
+fn lost(collector: &dyn Collector) -> i64 {
+    collector.probe().collector().iter().map(|row| row.ring_full + row.oversized + row.throttled).sum()
 }

@@ -4,7 +4,7 @@ mod again;
 mod belong;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -29,13 +29,15 @@ struct Told {
     running: Vec<Event>,
     open: Vec<Event>,
     blind: bool,
+    /// Records.
+    lost: i64,
 }
 
-struct NoProbe;
+struct Lost(i64);
 
-impl Probe for NoProbe {
+impl Probe for Lost {
     fn collector(&self) -> Vec<CollectorRow> {
-        Vec::new()
+        vec![CollectorRow { ring_full: self.0, ..CollectorRow::default() }]
     }
 
     fn open_bytes(&self) -> HashMap<u64, (u64, u64)> {
@@ -81,13 +83,13 @@ impl Collector for Told {
     }
     fn sweep(&mut self) {}
     fn probe(&self) -> Arc<dyn Probe> {
-        Arc::new(NoProbe)
+        Arc::new(Lost(self.lost))
     }
 }
 
-/// The processes of a machine, by pid, with their parents, and what is in their environment.
+/// The processes of a machine, by pid, with their parents, what is in their environment, and all sockets.
 #[derive(Clone, Default)]
-struct Fake(Rc<RefCell<HashMap<u32, u32>>>, Rc<RefCell<HashMap<u32, Vec<String>>>>);
+struct Fake(Rc<RefCell<HashMap<u32, u32>>>, Rc<RefCell<HashMap<u32, Vec<String>>>>, Rc<RefCell<HashSet<u64>>>);
 
 impl Machine for Fake {
     fn standing(&self, pid: u32) -> Option<Standing> {
@@ -96,6 +98,9 @@ impl Machine for Fake {
     }
     fn variables(&self, process: ProcessKey, _: &[String]) -> Vec<String> {
         self.1.borrow().get(&process.pid).cloned().unwrap_or_default()
+    }
+    fn sockets(&self) -> Option<HashSet<u64>> {
+        Some(self.2.borrow().clone())
     }
     fn program(&self, _: u32) -> Program {
         Program { path: Some("/usr/bin/make".into()), argv: vec!["make".into(), "all".into()], cwd: None }
@@ -354,6 +359,34 @@ fn a_process_whose_exit_was_lost_ends_by_its_absence() {
 }
 
 #[test]
+fn after_a_loss_a_connection_whose_end_was_lost_ends_by_its_absence() {
+    let mut bench = Bench::new();
+    bench.machine.0.borrow_mut().insert(10, 1);
+    bench.machine.2.borrow_mut().insert(2);
+    bench.feed(10, exec_of(1, CLAUDE, &["claude"]));
+    bench.feed(10, EventKind::Connection(connection(Step::Accept(TcpState::Established), 0)));
+    let flow =
+        Connection { socket_id: 7, inode: 8, transport: Transport::Udp, ..connection(Step::Flow(FlowStart::Sent), 0) };
+    bench.feed(10, EventKind::Connection(flow));
+    let idle = |bench: &mut Bench, seconds: u64| {
+        bench.now += seconds * 1_000_000_000;
+        bench.engine.take(&mut Vec::new(), bench.now, &mut bench.told);
+        bench.connections().iter().map(|row| row.state).collect::<Vec<_>>()
+    };
+    idle(&mut bench, 6);
+    assert_eq!(idle(&mut bench, 2), ["established", "established"], "nothing was lost: their ends will come");
+    bench.told.lost = 1;
+    idle(&mut bench, 6);
+    assert_eq!(idle(&mut bench, 2), ["closed", "established"], "nobody has socket 8");
+    bench.machine.2.borrow_mut().clear();
+    idle(&mut bench, 6);
+    assert_eq!(idle(&mut bench, 2), ["closed", "established"], "nothing was lost since");
+    bench.told.lost = 2;
+    idle(&mut bench, 6);
+    assert_eq!(idle(&mut bench, 2), ["closed", "closed"]);
+}
+
+#[test]
 fn a_process_whose_fork_was_lost_is_taken_in_when_it_acts() {
     let mut bench = Bench::new();
     bench.feed(10, exec_of(1, CLAUDE, &["claude"]));
@@ -416,8 +449,8 @@ fn an_open_and_its_close_are_two_rows_and_noise_is_none() {
     bench.feed(10, open_of(1, OpenMode::Create, "/nowhere/a"));
     assert_eq!(bench.engine.store.open_files().iter().count(), 1);
     bench.feed(10, open_of(2, OpenMode::Read, "/proc/self/maps"));
-    for (open_id, bytes_written) in [(2, 0), (1, 7)] {
-        bench.feed(10, EventKind::Close(Close { open_id, bytes_read: 0, bytes_written, seen: true, mapped: false }));
+    for (open_id, written) in [(2, 0), (1, 7)] {
+        bench.feed(10, EventKind::Close(Close { open_id, bytes: Some((0, written)), seen: true, mapped: Some(false) }));
     }
     let rows = bench.files();
     assert_eq!(rows.iter().map(|row| row.operation).collect::<Vec<_>>(), ["create", "close"]);
@@ -490,7 +523,7 @@ fn a_close_says_whether_the_file_was_mapped_where_that_is_known() {
     for (open_id, how, mapped) in [(1, OpenMode::Create, true), (2, OpenMode::Write, false), (3, OpenMode::Read, false)]
     {
         bench.feed(10, open_of(open_id, how, "/nowhere/a"));
-        bench.feed(10, EventKind::Close(Close { open_id, bytes_read: 0, bytes_written: 0, seen: true, mapped }));
+        bench.feed(10, EventKind::Close(Close { open_id, bytes: Some((0, 0)), seen: true, mapped: Some(mapped) }));
     }
     let rows = bench.files();
     let mapped: Vec<_> = rows.iter().filter(|row| row.operation == "close").map(|row| row.mmap_write).collect();

@@ -153,9 +153,9 @@ fn a_close_says_how_it_is_known_and_whether_the_file_was_mapped() {
         let EventKind::Close(close) = kind(&record) else { panic!() };
         close
     };
-    let wanted = Close { open_id: 1, bytes_read: 2, bytes_written: 3, seen: true, mapped: false };
+    let wanted = Close { open_id: 1, bytes: Some((2, 3)), seen: true, mapped: Some(false) };
     assert_eq!(close(abi::AQ_SEEN), wanted);
-    assert_eq!(close(abi::AQ_MAPPED), Close { seen: false, mapped: true, ..wanted });
+    assert_eq!(close(abi::AQ_MAPPED), Close { seen: false, mapped: Some(true), ..wanted });
 }
 
 #[test]

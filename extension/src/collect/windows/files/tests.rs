@@ -72,7 +72,8 @@ impl Play {
                 }
                 What::Act(EventKind::Close(close)) => {
                     let unseen = if close.seen { "" } else { " unseen" };
-                    format!("{} close {} {}{unseen}", close.open_id, close.bytes_read, close.bytes_written)
+                    let (read, written) = close.bytes.unwrap();
+                    format!("{} close {read} {written}{unseen}", close.open_id)
                 }
                 What::Act(EventKind::Change(change)) => {
                     assert!(change.path.name.is_empty() && change.request_id.is_none());

@@ -200,7 +200,7 @@ fn connections_and_open_files_are_known_again() {
     let close = (closes.len(), closes[0].open_eid, closes[0].close_source, closes[0].bytes_read, closes[0].in_project);
     assert_eq!(close, (1, Some(files[1].eid), Some("unknown"), None, Some(true)));
     // And the one that was found ends as the open of before.
-    bench.feed(10, EventKind::Close(Close { open_id: 7, bytes_read: 0, bytes_written: 3, seen: true, mapped: false }));
+    bench.feed(10, EventKind::Close(Close { open_id: 7, bytes: Some((0, 3)), seen: true, mapped: Some(false) }));
     assert_eq!((bench.files()[1].open_eid, bench.files()[1].pid), (Some(files[0].eid), 10));
     bench.feed(10, EventKind::Connection(Connection { socket_id: 102, ..closed() }));
     let ended = bench.connections();

@@ -3,20 +3,17 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 
+use super::GROUP;
+use crate::os;
 use crate::tables::Viewer;
-
-/// Whose members may see everything.
-pub const GROUP: &str = "agentquery";
 
 /// In whose name a connection asks. Root, the group `agentquery` and whoever runs the server see all.
 ///
 /// # Errors
 /// When the system does not say who it is.
-pub(super) fn viewer(stream: &UnixStream) -> io::Result<Viewer> {
+pub(in super::super) fn viewer(stream: &UnixStream) -> io::Result<Viewer> {
     let (uid, groups) = credentials(stream)?;
-    // SAFETY: geteuid has no preconditions.
-    let own = unsafe { libc::geteuid() };
-    if uid == 0 || uid == own {
+    if uid == 0 || uid == os::user() {
         return Ok(Viewer::All);
     }
     let groups_file = std::fs::read_to_string("/etc/group").unwrap_or_default();
