@@ -49,6 +49,7 @@ impl fmt::Display for DegradationReason {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotPrivileged if cfg!(target_os = "macos") => macos::refusal::Refusal::NotPrivileged.fmt(out),
+            Self::NotPrivileged if cfg!(windows) => Self::NotAdministrator.fmt(out),
             Self::NotPrivileged => {
                 out.write_str("eBPF needs root: start it with sudo, or ask a running recorder with --connect")
             }

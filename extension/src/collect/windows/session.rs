@@ -2,7 +2,8 @@
 //!
 //! By the system's own calls, for the crate ferrisetw gives the bytes of an event only through TDH, flushes once a second at
 //! most, and does not tell what was lost. A session outlives who started it; so its name is fixed, and one that an ended
-//! recorder left is stopped and begun anew.
+//! recorder left is stopped and begun anew. The system's own events of processes come to any session that is a system logger
+//! (<https://learn.microsoft.com/en-us/windows/win32/etw/configuring-and-starting-a-systemtraceprovider-session>).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;

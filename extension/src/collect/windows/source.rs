@@ -48,6 +48,25 @@ static ACTIVITY: Plan = Plan {
     providers: &[Provider::Network, Provider::File, Provider::Dns],
 };
 
+/// To try whether there can be one. A recorder's own would end that of one that runs.
+static TRIAL: Plan = Plan {
+    name: "agentquery-trial",
+    guid: 0x2d0a_7b93_61c8_4f7e_a4d5_0e91_37fb_c8a2,
+    buffers: (0, 0),
+    flush: 1000,
+    ordered: true,
+    launches: false,
+    providers: &[Provider::Process, Provider::Network, Provider::File, Provider::Dns],
+};
+
+/// Whether ETW tells this program what happens.
+///
+/// # Errors
+/// Why it does not.
+pub fn trial() -> Result<(), DegradationReason> {
+    Session::start(&TRIAL, Box::new(|_, _| {})).map(drop)
+}
+
 /// Told at once, at most.
 const BATCH: usize = 4096;
 /// Between two looks at what waits.

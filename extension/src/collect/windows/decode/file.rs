@@ -2,7 +2,9 @@
 //! (<https://github.com/repnz/etw-providers-docs/blob/master/Manifests-Win10-18990/Microsoft-Windows-Kernel-File.xml>).
 //!
 //! What the fields mean is said of the system's own events, which have the same
-//! (<https://learn.microsoft.com/en-us/windows/win32/etw/fileio>): an operation is told when it begins, and its end by its IRP.
+//! (<https://learn.microsoft.com/en-us/windows/win32/etw/fileio>): an operation is told when it begins, and its end by its IRP
+//! (<https://learn.microsoft.com/en-us/windows/win32/etw/fileio-opend>). That the name in a rename's event is the new one is taken from
+//! who was told so (<https://github.com/DataDog/datadog-agent/blob/main/pkg/security/probe/probe_windows.go>).
 
 use super::{Header, Record};
 use crate::collect::windows::cursor::{Cursor, Short};
