@@ -11,6 +11,7 @@ pub mod polling;
 #[cfg(any(test, not(target_os = "linux")))]
 pub mod sysinfo;
 pub mod watched;
+pub mod windows;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -36,6 +37,10 @@ pub enum DegradationReason {
     PidNamespace,
     /// The kernel refused the programs; its own words.
     Refused(String),
+    /// Not an administrator, without whom Windows starts no ETW session.
+    NotAdministrator,
+    /// Windows did not start an ETW session; which, and its own words.
+    RefusedTrace(String),
     /// Endpoint Security does not take us for a client.
     EndpointSecurity(macos::refusal::Refusal),
 }
@@ -44,6 +49,7 @@ impl fmt::Display for DegradationReason {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotPrivileged if cfg!(target_os = "macos") => macos::refusal::Refusal::NotPrivileged.fmt(out),
+            Self::NotPrivileged if cfg!(windows) => Self::NotAdministrator.fmt(out),
             Self::NotPrivileged => {
                 out.write_str("eBPF needs root: start it with sudo, or ask a running recorder with --connect")
             }
@@ -55,6 +61,10 @@ impl fmt::Display for DegradationReason {
                 out.write_str("not in the initial pid namespace: run the recorder on the host, not in a container")
             }
             Self::Refused(why) => write!(out, "the kernel refused the eBPF programs: {why}"),
+            Self::NotAdministrator => out.write_str(
+                "ETW needs an administrator: start it from an elevated prompt or as a service, or ask a running recorder with --connect",
+            ),
+            Self::RefusedTrace(why) => write!(out, "Windows did not start an ETW session: {why}"),
             Self::EndpointSecurity(why) => why.fmt(out),
         }
     }
@@ -328,13 +338,20 @@ fn events(
 ) -> Result<Box<dyn Collector>, DegradationReason> {
     #[cfg(target_os = "linux")]
     return Ok(Box::new(linux::ebpf::EbpfCollector::start(interest, syscalls, kept)?));
+    #[cfg(windows)]
+    {
+        let _ = (syscalls, kept);
+        let source = windows::source::EtwSource::start(interest)?;
+        let system = source.system();
+        Ok(Box::new(watched::WatchedCollector::new(source, system)))
+    }
     #[cfg(target_os = "macos")]
     {
         let _ = (syscalls, kept);
         let source = macos::client::listen(interest).map_err(DegradationReason::EndpointSecurity)?;
         Ok(Box::new(watched::WatchedCollector::new(source, macos::look::Look::beside_events())))
     }
-    #[cfg(not(any(target_os = "linux", target_os = "macos")))]
+    #[cfg(not(any(target_os = "linux", target_os = "macos", windows)))]
     {
         let _ = (interest, syscalls, kept);
         Err(DegradationReason::UnsupportedSystem)

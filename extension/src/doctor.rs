@@ -176,10 +176,16 @@ fn collector(checks: &[Check], answered: bool, choice: Choice) -> Check {
 }
 
 /// What events need, by the names of the checks.
-const EVENTS: [&str; 6] = ["system", "rights", "btf", "namespace", "program", "endpoint"];
+const EVENTS: [&str; 7] = ["system", "rights", "btf", "namespace", "program", "endpoint", "etw"];
 
 /// What tells events here.
-const TELLS: &str = if cfg!(target_os = "macos") { "Endpoint Security" } else { "eBPF" };
+const TELLS: &str = if cfg!(target_os = "macos") {
+    "Endpoint Security"
+} else if cfg!(windows) {
+    "ETW"
+} else {
+    "eBPF"
+};
 
 fn first_line(path: &str) -> Option<String> {
     let text = std::fs::read_to_string(path).ok()?;
@@ -190,7 +196,7 @@ fn system(needed: State) -> Check {
     let release = first_line("/proc/sys/kernel/osrelease").unwrap_or_default();
     let what = format!("{} {release} {}", std::env::consts::OS, std::env::consts::ARCH);
     let linux = cfg!(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")));
-    let known = linux || cfg!(target_os = "macos");
+    let known = linux || cfg!(target_os = "macos") || cfg!(windows);
     if known {
         check("system", State::Ok, what)
     } else {
@@ -223,7 +229,15 @@ fn can_load(mask: &str) -> bool {
     has(admin) || (has(perfmon) && has(bpf))
 }
 
-#[cfg(not(any(target_os = "linux", target_os = "macos")))]
+#[cfg(windows)]
+fn kernel(needed: State) -> Vec<Check> {
+    vec![match crate::collect::windows::source::trial() {
+        Ok(()) => check("etw", State::Ok, "ETW tells this program what happens"),
+        Err(why) => check("etw", needed, why.to_string()),
+    }]
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "macos", windows)))]
 fn kernel(_: State) -> Vec<Check> {
     Vec::new()
 }

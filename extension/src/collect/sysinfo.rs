@@ -59,6 +59,10 @@ fn start_of(process: &Process) -> Duration {
     if let Some(start) = super::macos::look::start(process.pid().as_u32()) {
         return start;
     }
+    #[cfg(windows)]
+    if let Some(created) = super::windows::live::created(process.pid().as_u32()) {
+        return super::windows::decode::since_1970(created);
+    }
     Duration::from_secs(process.start_time())
 }
 
@@ -158,11 +162,18 @@ pub fn variables(process: ProcessKey, names: &[String]) -> Vec<String> {
 pub struct Look {
     system: Sysinfo,
     began: Instant,
+    #[cfg(windows)]
+    tables: super::windows::iphelper::Tables,
 }
 
 impl Default for Look {
     fn default() -> Self {
-        Self { system: Sysinfo::new(), began: Instant::now() }
+        Self {
+            system: Sysinfo::new(),
+            began: Instant::now(),
+            #[cfg(windows)]
+            tables: Default::default(),
+        }
     }
 }
 
@@ -180,6 +191,21 @@ impl System for Look {
 
     fn program(&mut self, process: ProcessKey, markers: &[String]) -> Program {
         exec(process, markers).map_or(Program::None, |exec| Program::Is(Box::new(exec)))
+    }
+
+    #[cfg(windows)]
+    fn handles(&mut self, pid: u32) -> Option<Vec<(i32, super::polling::system::Handle)>> {
+        Some(super::windows::tables::handles(self.tables.now(), pid))
+    }
+
+    #[cfg(windows)]
+    fn net_ns(&mut self, _pid: u32) -> Option<u32> {
+        Some(0) // there is one
+    }
+
+    #[cfg(windows)]
+    fn sockets(&mut self, _pid: u32) -> Option<Vec<super::polling::system::Socket>> {
+        Some(super::windows::tables::sockets(self.tables.now()))
     }
 
     fn cpu_time(&self) -> Duration {

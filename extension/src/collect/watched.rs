@@ -131,6 +131,12 @@ impl Tracked {
         self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&pid);
     }
 
+    /// Whether nothing is wanted of anybody.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// Whether more is wanted.
     #[must_use]
     pub fn contains(&self, pid: u32) -> bool {

@@ -1,4 +1,4 @@
-//! Names of users, from the passwd file alone.
+//! Names of users, from the passwd file alone; on Windows those of the accounts that have a profile.
 //!
 //! The C library would ask whatever `nsswitch.conf` names, perhaps over the network, and the recording thread must not
 //! wait for that. Users of a directory service have no name here; osquery's `users` has them for a JOIN. On macOS all
@@ -16,6 +16,9 @@ pub struct Users {
     file: PathBuf,
     read: Option<SystemTime>,
     names: HashMap<u32, Text>,
+    /// Asked for by a thread of their own, for one of them may be a domain's.
+    #[cfg(windows)]
+    accounts: crate::collect::windows::accounts::Accounts,
     /// Of those who are not in it.
     #[cfg(target_os = "macos")]
     asked: HashMap<u32, Option<Text>>,
@@ -35,6 +38,8 @@ impl Users {
             file,
             read: None,
             names: HashMap::new(),
+            #[cfg(windows)]
+            accounts: Default::default(),
             #[cfg(target_os = "macos")]
             asked: HashMap::new(),
         }
@@ -53,6 +58,8 @@ impl Users {
     }
 
     fn refresh(&mut self) {
+        #[cfg(windows)]
+        self.names.extend(self.accounts.names());
         let changed = std::fs::metadata(&self.file).and_then(|metadata| metadata.modified()).ok();
         if changed.is_none() || changed == self.read {
             return;

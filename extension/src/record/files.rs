@@ -331,7 +331,8 @@ fn operation(how: OpenMode) -> &'static str {
 fn describe(row: &mut FileOpRow, open: &Open, context: &Context<'_>) {
     row.path = open.path.as_str().into();
     row.path_source = "kernel";
-    row.mode = Some(octal(open.mode).into());
+    // It has the file's type, where it is known.
+    row.mode = (open.mode != 0).then(|| octal(open.mode).into());
     row.uid = Some(open.uid.into());
     row.truncated = open.truncated;
     row.in_project = in_project(&row.path, context);

@@ -28,7 +28,9 @@ pub(super) static TABLE: Declaration<CollectorRow> = Declaration {
     running: None,
     fields: &[
         text("collector", "Whose collector records: linux, windows or macos", |row| (&row.collector).into()),
-        text("mode", "How it records: ebpf, with system calls on demand or not, or polling", |row| (&row.mode).into()),
+        text("mode", "How it records: ebpf, with system calls on demand or not, etw, or polling", |row| {
+            (&row.mode).into()
+        }),
         text("degradation_reason", "Why it is not the best that there is; NULL when it is", |row| {
             (&row.degradation_reason).into()
         }),
