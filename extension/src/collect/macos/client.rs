@@ -158,13 +158,10 @@ fn kind_of(event_type: es_event_type_t) -> Option<Kind> {
     EVENTS.iter().position(|known| *known == event_type).and_then(|place| Kind::ALL.get(place).copied())
 }
 
-/// Another client has forbidden it. Of an open the flags are told that were allowed: none.
+/// Another client has forbidden it. Of an open flags are told instead, which it had, or were allowed: that says nothing sure.
 fn is_refused(message: &EsMessage) -> bool {
-    match message.action() {
-        Some(Action::Notify(ActionResult::Auth(result))) => result == es_auth_result_t::ES_AUTH_RESULT_DENY,
-        Some(Action::Notify(ActionResult::Flags(flags))) => flags == 0,
-        _ => false,
-    }
+    let denied = ActionResult::Auth(es_auth_result_t::ES_AUTH_RESULT_DENY);
+    message.action() == Some(Action::Notify(denied))
 }
 
 fn pid_of(process: &EsProcess<'_>) -> u32 {

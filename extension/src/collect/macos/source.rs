@@ -315,9 +315,11 @@ impl Probe for EndpointProbe {
 
 #[cfg(test)]
 mod tests {
-    use super::super::message::{File, Process};
+    use super::super::message::{Exec, File, Process};
     use super::*;
-    use crate::collect::watched::{What, Who};
+    use crate::collect::Collector as _;
+    use crate::collect::polling::tests::{Machine, told};
+    use crate::collect::watched::{WatchedCollector, What, Who};
     use crate::event::ProcessKey;
 
     fn nanoseconds(unix: Duration) -> u64 {
@@ -444,6 +446,41 @@ mod tests {
         let source = open(decoder, |_| None, &Interest::default(), |_| Ok::<_, CollectError>(()));
         let error = source.unwrap().receive(Duration::from_secs(9), &mut Vec::new()).unwrap_err();
         assert_eq!(error.to_string(), "Endpoint Security tells nothing more: its client has ended");
+    }
+
+    /// Messages of an agent that a shell starts, up to what the recorder takes.
+    #[test]
+    fn what_an_agent_does_is_told_by_the_collector() {
+        let (inbox, source) = setup();
+        let (tracked, machine) = (source.tracked(), Machine::default());
+        machine.run(10, 1, 10, 1);
+        let mut collector = WatchedCollector::new(source, machine);
+        assert_eq!(told(&collector.running()), [("exec", 10)]);
+        let mut drain = || {
+            let mut events = Vec::new();
+            collector.drain(Duration::ZERO, &mut events).unwrap();
+            let marks: Vec<_> = events.iter().map(|event| collector.confirm(event.mark)).collect();
+            (told(&events), marks)
+        };
+        let runs = |pid: u32, parent: u32, path: &str| {
+            let target = Process { parent, ..process(pid) };
+            let program = File { path: path.into(), ..File::default() };
+            Event::Exec(Box::new(Exec { target, program, ..Exec::default() }))
+        };
+        say(&inbox, 10, 0, Event::Fork(process(20)));
+        say(&inbox, 20, 0, runs(20, 10, "/opt/homebrew/bin/agent"));
+        say(&inbox, 20, 0, open_of("/a"));
+        assert_eq!(drain(), (vec![("exec", 20), ("open", 20)], vec![true, true]));
+        // It is an agent's from now on; the shell is not, and does not become one by what it starts.
+        say(&inbox, 10, 1, open_of("/of/the/shell"));
+        say(&inbox, 20, 1, Event::Fork(process(21)));
+        say(&inbox, 21, 1, runs(21, 20, "/bin/sh"));
+        say(&inbox, 21, 2, open_of("/b"));
+        let close = Event::Close { modified: false, file: File { path: b"/b".to_vec(), ..File::default() } };
+        say(&inbox, 21, 0, close);
+        let all = [("fork", 21), ("exec", 21), ("open", 21), ("close", 21)];
+        assert_eq!(drain().0, all);
+        assert!(tracked.contains(20) && tracked.contains(21) && !tracked.contains(10));
     }
 
     #[test]
