@@ -442,6 +442,16 @@ mod tests {
     const WAYS: [fn() -> Mounts; 3] = [|| Mounts::new(1, 1), || Mounts::new(2, 1), || Mounts::new(2, 2)];
 
     #[test]
+    fn editors_by_the_names_of_their_programs() {
+        let frameworks = "/Applications/Cursor.app/Contents/Frameworks";
+        let helper =
+            |kind: &str| format!("{frameworks}/Cursor Helper ({kind}).app/Contents/MacOS/Cursor Helper ({kind})");
+        assert!(is_editor("/usr/share/code/code") && is_editor(&helper("Plugin")));
+        assert!(is_editor("/Applications/Visual Studio Code.app/Contents/MacOS/Electron"));
+        assert!(!is_editor(&helper("Renderer")) && !is_editor("/home/u/Electron") && !is_editor("/x/Helper (Plugin)"));
+    }
+
+    #[test]
     fn a_process_is_told_from_another_of_its_pid() {
         let alive = Standing { parent: 5, start_ticks: 12345, ended: false };
         assert!(alive.is(ProcessKey { pid: 7, start_ns: 123_456_789_012 }));
