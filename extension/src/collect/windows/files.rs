@@ -167,6 +167,21 @@ impl Files {
         }
     }
 
+    /// A process ended at that time: what it has open still, a child has, or its end was lost. Its pid may be another's by now.
+    pub fn process_ended(&mut self, pid: u32, boot_ns: u64, told: &mut Vec<Told>) {
+        let is_its = |file: &File| file.pid == pid && file.opened_ns <= boot_ns;
+        let its: Vec<u64> = self.open.iter().filter(|(_, file)| is_its(file)).map(|(object, _)| *object).collect();
+        for object in its {
+            self.end_unseen(object, boot_ns, told);
+        }
+    }
+
+    /// Of the others no more is wanted, nor will their ends be heard.
+    pub fn keep(&mut self, wanted: impl Fn(u32) -> bool) {
+        self.open.take_if(|_, file| !wanted(file.pid));
+        self.asked.take_if(|_, asked| !wanted(asked.pid));
+    }
+
     /// Bytes (read, written) so far of each open that was told.
     #[must_use]
     pub fn bytes(&self) -> HashMap<u64, (u64, u64)> {

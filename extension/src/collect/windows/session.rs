@@ -72,6 +72,7 @@ pub(super) struct Session {
     trace: PROCESSTRACE_HANDLE,
     thread: Option<JoinHandle<()>>,
     context: Arc<Context>,
+    stopped: bool,
 }
 
 struct Context {
@@ -148,7 +149,14 @@ impl Session {
     pub(super) fn start(plan: &'static Plan, listener: Listener) -> Result<Self, DegradationReason> {
         let control = begin(plan, plan.launches)?;
         let context = Arc::new(Context { listener, ended: AtomicU32::new(0) });
-        let mut session = Self { plan, control, trace: PROCESSTRACE_HANDLE { Value: u64::MAX }, thread: None, context };
+        let mut session = Self {
+            plan,
+            control,
+            trace: PROCESSTRACE_HANDLE { Value: u64::MAX },
+            thread: None,
+            context,
+            stopped: false,
+        };
         for provider in plan.providers {
             session.enable(*provider)?;
         }
@@ -227,8 +235,11 @@ impl Session {
         control(self.control, None, EVENT_TRACE_CONTROL_QUERY)
     }
 
-    /// Ends it: what is written by now is still told.
+    /// Ends it: what is written by now is still told. Once: its number may be another session's afterwards.
     pub(super) fn stop(&mut self) -> Option<Losses> {
+        if std::mem::replace(&mut self.stopped, true) {
+            return None;
+        }
         let losses = control(self.control, None, EVENT_TRACE_CONTROL_STOP);
         if let Some(thread) = self.thread.take() {
             // SAFETY: it was opened, and is closed once; the thread that listens ends with it.

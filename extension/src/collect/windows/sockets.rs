@@ -40,6 +40,7 @@ struct Tcp {
     pid: u32,
     /// Its beginning was told.
     told: bool,
+    began_ns: u64,
     sent: u64,
     received: u64,
 }
@@ -90,22 +91,22 @@ impl Sockets {
         match packet {
             Packet::Connected => {
                 self.end_tcp(ends, boot_ns, told);
-                self.tcp.insert(ends, Tcp { pid, told: true, sent: 0, received: 0 });
+                self.tcp.insert(ends, Tcp { pid, told: true, began_ns: boot_ns, sent: 0, received: 0 });
                 for step in [Step::State(TcpState::SynSent), Step::State(TcpState::Established)] {
                     told.push(tell(pid, boot_ns, tcp(ends, step, 0, 0)));
                 }
             }
             Packet::Accepted => {
                 self.end_tcp(ends, boot_ns, told);
-                self.tcp.insert(ends, Tcp { pid, told: true, sent: 0, received: 0 });
+                self.tcp.insert(ends, Tcp { pid, told: true, began_ns: boot_ns, sent: 0, received: 0 });
                 told.push(tell(pid, boot_ns, tcp(ends, Step::Accept(TcpState::Established), 0, 0)));
             }
             Packet::Disconnected => {
-                self.know(pid, ends);
+                self.know(pid, ends, boot_ns);
                 self.end_tcp(ends, boot_ns, told);
             }
             Packet::Sent | Packet::Received => {
-                self.know(pid, ends);
+                self.know(pid, ends, boot_ns);
                 let Some(known) = self.tcp.get_mut(ends) else { return };
                 let count = if packet == Packet::Sent { &mut known.sent } else { &mut known.received };
                 *count += u64::from(size);
@@ -117,9 +118,9 @@ impl Sockets {
     }
 
     /// One that was made before we heard of it.
-    fn know(&mut self, pid: u32, ends: Endpoints) {
+    fn know(&mut self, pid: u32, ends: Endpoints, boot_ns: u64) {
         if self.tcp.get(ends).is_none() {
-            self.tcp.insert(ends, Tcp { pid, told: false, sent: 0, received: 0 });
+            self.tcp.insert(ends, Tcp { pid, told: false, began_ns: boot_ns, sent: 0, received: 0 });
         }
     }
 
@@ -157,11 +158,22 @@ impl Sockets {
         self.end_flows(|_, flow| flow.last_ns.saturating_add(SILENCE_NS) <= now_ns, None, told);
     }
 
-    /// A process ended, and with it its flows. Of its TCP connections the ends are told.
+    /// A process ended at that time, a while ago, and with it its flows, and the TCP connections of which no end was heard.
+    /// Its pid may be another's by now.
     pub fn process_ended(&mut self, pid: u32, boot_ns: u64, told: &mut Vec<Told>) {
-        self.end_flows(|(of, _), _| *of == pid, Some(boot_ns), told);
-        for (id, owned) in self.listening.extract_if(|_, owned| owned.pid == pid) {
-            told.push(tell(pid, boot_ns, of_table(id, &owned, ended(&owned))));
+        let is_its = |tcp: &Tcp| tcp.pid == pid && tcp.began_ns <= boot_ns;
+        let its: Vec<Endpoints> = self.tcp.iter().filter(|(_, tcp)| is_its(tcp)).map(|(ends, _)| *ends).collect();
+        for ends in its {
+            self.end_tcp(ends, boot_ns, told);
+        }
+        self.end_flows(|(of, _), flow| *of == pid && flow.last_ns <= boot_ns, Some(boot_ns), told);
+    }
+
+    /// Of the others no more is wanted, nor will their ends be heard.
+    pub fn keep(&mut self, wanted: impl Fn(u32) -> bool) {
+        self.tcp.take_if(|_, tcp| !wanted(tcp.pid));
+        if !self.flows.take_if(|(pid, _), _| !wanted(*pid)).is_empty() {
+            self.count_ports();
         }
     }
 

@@ -77,6 +77,8 @@ const LONG_PAUSE: Duration = Duration::from_millis(250);
 const ASK: Duration = Duration::from_secs(2);
 /// Between two looks which letters the drives have, when one is missing.
 const DRIVES: Duration = Duration::from_secs(5);
+/// Between two looks at what ends by time alone.
+const TICK_NS: u64 = 100_000_000;
 /// What a process did is heard for so long after its end.
 const LAST_WORDS_NS: u64 = 1_000_000_000;
 
@@ -126,6 +128,7 @@ struct State {
     drives_read: Instant,
     /// Processes that ended, and when.
     ended: Vec<(u32, u64)>,
+    ticked_ns: u64,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -218,17 +221,21 @@ impl Shared {
         let now = boot_ns();
         let mut told = Vec::new();
         let mut state = locked(&self.state);
-        let State { processes, files, sockets, drives, ended, .. } = &mut *state;
+        let State { processes, files, sockets, drives, ended, ticked_ns, .. } = &mut *state;
         processes.tick(now, drives, &mut told);
-        files.tick(now, drives, &mut told);
-        sockets.tick(now, &mut told);
-        for (pid, then) in ended.extract_if(.., |(_, then)| then.saturating_add(LAST_WORDS_NS) <= now) {
-            sockets.process_ended(pid, then, &mut told);
+        if now.abs_diff(*ticked_ns) >= TICK_NS {
+            *ticked_ns = now;
+            files.tick(now, drives, &mut told);
+            sockets.tick(now, &mut told);
+            for (pid, then) in ended.extract_if(.., |(_, then)| then.saturating_add(LAST_WORDS_NS) <= now) {
+                files.process_ended(pid, then, &mut told);
+                sockets.process_ended(pid, then, &mut told);
+            }
         }
         self.tell(state, told);
     }
 
-    /// Looks for what no event tells: listening sockets, and drives that got a letter.
+    /// Looks for what no event tells: listening sockets, drives that got a letter, and of whom no more is wanted.
     fn look(&self) {
         let listening: Vec<Owned> = if self.tracked.is_empty() {
             Vec::new()
@@ -239,6 +246,9 @@ impl Shared {
         let mut told = Vec::new();
         let mut state = locked(&self.state);
         state.sockets.listen(&listening, boot_ns(), &mut told);
+        // What began as a program that may have been an agent's.
+        state.files.keep(|pid| self.tracked.contains(pid));
+        state.sockets.keep(|pid| self.tracked.contains(pid));
         if state.drives_read.elapsed() > DRIVES {
             state.drives = iphelper::drives();
             state.drives_read = Instant::now();
@@ -279,6 +289,7 @@ impl EtwSource {
             drives: iphelper::drives(),
             drives_read: Instant::now(),
             ended: Vec::new(),
+            ticked_ns: 0,
         };
         let shared = Arc::new(Shared {
             tracked: Arc::default(),

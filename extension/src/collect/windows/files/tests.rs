@@ -275,6 +275,38 @@ fn an_end_that_was_lost_is_found_when_the_place_is_used_again() {
 }
 
 #[test]
+fn what_a_process_leaves_open_ends_with_it() {
+    let mut play = Play::default();
+    play.create(1, FILE_CREATE, 0, "a", FILE_CREATED);
+    play.create(2, FILE_OPEN, 0, "b", 1);
+    play.read(2, 3);
+    play.told();
+    let (mut told, now) = (Vec::new(), play.now);
+    play.files.process_ended(8, now, &mut told);
+    play.files.process_ended(7, 0, &mut told);
+    assert!(told.is_empty(), "of another process, and of one that had the pid before");
+    play.files.process_ended(7, now, &mut play.told);
+    let mut told = play.told();
+    told.sort();
+    assert_eq!(told, ["1 close 0 0 unseen", r"2 Read C:\b", "2 close 3 0 unseen"]);
+    play.end(1);
+    assert_eq!(play.told(), [""; 0]);
+}
+
+#[test]
+fn what_is_not_wanted_any_more_is_forgotten() {
+    let mut play = Play::default();
+    play.create(1, FILE_CREATE, 0, "a", FILE_CREATED);
+    play.event(70, 1, FileAct::SetSecurity);
+    play.told();
+    play.files.keep(|pid| pid == 7);
+    assert_eq!((play.files.open.len(), play.files.asked.len()), (1, 1));
+    play.files.keep(|_| false);
+    assert_eq!((play.files.open.len(), play.files.asked.len(), play.files.evicted()), (0, 0, 0));
+    assert_eq!(play.told(), [""; 0]);
+}
+
+#[test]
 fn a_flood_is_bounded_and_counted() {
     let mut play = Play::default();
     for object in 0..OPEN as u64 + 10 {

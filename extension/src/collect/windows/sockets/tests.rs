@@ -94,10 +94,26 @@ fn a_flow_ends_after_a_minute_of_silence_or_with_its_process() {
     assert_eq!(shown(told), ["20 FlowEnd 198.51.100.8:53 0 5"]);
     let mut told = Vec::new();
     sockets.process_ended(8, 40, &mut told);
-    assert!(told.is_empty());
+    sockets.process_ended(7, 29, &mut told);
+    assert!(told.is_empty(), "of another process, and of one that had the pid before");
     sockets.process_ended(7, 50, &mut told);
     assert_eq!(shown(told), ["50 FlowEnd 198.51.100.7:443 40 60"]);
     assert!(sockets.bytes().is_empty() && sockets.of_port.is_empty());
+}
+
+#[test]
+fn a_connection_ends_with_its_process_and_is_forgotten_with_what_is_not_wanted() {
+    let mut sockets = Sockets::default();
+    take(&mut sockets, Packet::Connected, 0, here(), 1);
+    take(&mut sockets, Packet::Sent, 9, here(), 2);
+    sockets.keep(|pid| pid == 7);
+    let mut told = Vec::new();
+    sockets.process_ended(7, 3, &mut told);
+    assert_eq!(shown(told), ["3 State(Close) 198.51.100.7:443 9 0"]);
+    take(&mut sockets, Packet::Accepted, 0, here(), 4);
+    take(&mut sockets, Packet::DatagramSent, 1, here(), 4);
+    sockets.keep(|_| false);
+    assert!(sockets.bytes().is_empty() && sockets.of_port.is_empty() && sockets.evicted() == 0);
 }
 
 #[test]
@@ -121,9 +137,7 @@ fn listening_sockets_come_and_go() {
     assert_eq!(look(&[&tcp, &udp], 1), ["1 Listen 0.0.0.0:0", "1 Listen 0.0.0.0:0"]);
     assert_eq!(look(&[&tcp, &udp, &other], 2), ["2 Listen 0.0.0.0:0"]);
     assert_eq!(look(&[&tcp], 3), ["3 End 0.0.0.0:0", "3 State(Close) 0.0.0.0:0"]);
-    let mut told = Vec::new();
-    sockets.process_ended(7, 4, &mut told);
-    assert_eq!(shown(told), ["4 State(Close) 0.0.0.0:0"]);
+    assert_eq!(look(&[], 4), ["4 State(Close) 0.0.0.0:0"]);
     assert!(sockets.listening.is_empty());
 }
 
