@@ -16,8 +16,6 @@ use agentquery::collect::{self, Choice, Syscalls, Wanted};
 use agentquery::config::{Config, NONE};
 use agentquery::front::{self, Front};
 use agentquery::history::{self, Retention};
-#[cfg(unix)]
-use agentquery::install;
 use agentquery::lock::Place;
 use agentquery::osquery::client::Client;
 use agentquery::osquery::{self, Stop};
@@ -25,7 +23,7 @@ use agentquery::recorder::Settings;
 use agentquery::sensor::{Sensor, Standby};
 use agentquery::shell::format::{Mode, Writer};
 use agentquery::shell::{Backend, Error, describe, repl};
-use agentquery::{demo, doctor, export, log, os, packs, places};
+use agentquery::{demo, doctor, export, install, log, packs, places};
 use anyhow::{Context as _, anyhow};
 use clap::{ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use signatures::SignaturesCommand;
@@ -205,10 +203,8 @@ Example: agentquery export --since 7d --tables agent_file_ops --format csv files
         json: bool,
     },
     /// Put the program where osquery and systemd find it
-    #[cfg(unix)]
     Install(Installing),
     /// Take away what install has put there; the history and changed settings stay
-    #[cfg(unix)]
     Uninstall {
         #[command(flatten)]
         installing: Installing,
@@ -236,7 +232,6 @@ Example: agentquery export --since 7d --tables agent_file_ops --format csv files
 }
 
 /// Where an installation is made.
-#[cfg(unix)]
 #[derive(Debug, Args)]
 struct Installing {
     /// Directory to take for /
@@ -250,7 +245,6 @@ struct Installing {
     packaged: bool,
 }
 
-#[cfg(unix)]
 impl From<Installing> for install::Options {
     fn from(Installing { root, dry_run, packaged }: Installing) -> Self {
         Self { root, dry_run, packaged }
@@ -433,7 +427,7 @@ fn make_socket_dir(place: &Place) -> anyhow::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     let socket = places::socket();
     let Some(directory) = socket.parent() else { return Ok(()) };
-    if place.socket.parent() != Some(directory) || !os::is_administrator() || directory.exists() {
+    if place.socket.parent() != Some(directory) || !agentquery::os::is_administrator() || directory.exists() {
         return Ok(());
     }
     std::fs::create_dir(directory)
@@ -517,9 +511,7 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
             };
             Ok(doctor::run(&subject, json)?)
         }
-        #[cfg(unix)]
         Command::Install(installing) => Ok(install::install(&installing.into(), &mut |step| println!("{step}"))?),
-        #[cfg(unix)]
         Command::Uninstall { installing, purge } => {
             Ok(install::uninstall(&installing.into(), purge, &mut |step| println!("{step}"))?)
         }
@@ -641,7 +633,7 @@ mod tests {
 
     #[test]
     fn the_command_line_goes_before_the_file() {
-        if !os::is_administrator() {
+        if !agentquery::os::is_administrator() {
             return; // the places of others are their own
         }
         let line = |rest: &[&str]| {

@@ -277,7 +277,11 @@ impl Listener {
         let made = || {
             let (name, descriptor) = (name(path)?, os::Descriptor::of_file()?);
             loop {
-                match instance(&name, &descriptor, FILE_FLAG_FIRST_PIPE_INSTANCE) {
+                // That it must be the first is for the moment between the look and this; and wine 8 does not know it.
+                let taken = || Err(io::Error::from_raw_os_error(ERROR_PIPE_BUSY.cast_signed()));
+                let first =
+                    if is_there(&name) { taken() } else { instance(&name, &descriptor, FILE_FLAG_FIRST_PIPE_INSTANCE) };
+                match first {
                     Err(error) if in_use(&error) && Instant::now() < end => std::thread::sleep(PAUSE),
                     first => {
                         let waiting = Mutex::new(Some(first?));
@@ -351,6 +355,13 @@ fn instance(name: &[u16], descriptor: &os::Descriptor, first: u32) -> io::Result
             &raw const attributes,
         )
     })
+}
+
+/// Whether a pipe has that name; it is not connected to.
+fn is_there(name: &[u16]) -> bool {
+    // SAFETY: the name ends with a zero.
+    let free = done(unsafe { WaitNamedPipeW(name.as_ptr(), 1) });
+    !free.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 /// Two ends.
