@@ -25,7 +25,7 @@ use agentquery::recorder::Settings;
 use agentquery::sensor::{Sensor, Standby};
 use agentquery::shell::format::{Mode, Writer};
 use agentquery::shell::{Backend, Error, describe, repl};
-use agentquery::{demo, doctor, export, log, os, packs, places};
+use agentquery::{demo, doctor, export, log, packs, places};
 use anyhow::{Context as _, anyhow};
 use clap::{ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use signatures::SignaturesCommand;
@@ -433,7 +433,7 @@ fn make_socket_dir(place: &Place) -> anyhow::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     let socket = places::socket();
     let Some(directory) = socket.parent() else { return Ok(()) };
-    if place.socket.parent() != Some(directory) || !os::is_administrator() || directory.exists() {
+    if place.socket.parent() != Some(directory) || !agentquery::os::is_administrator() || directory.exists() {
         return Ok(());
     }
     std::fs::create_dir(directory)
@@ -641,7 +641,7 @@ mod tests {
 
     #[test]
     fn the_command_line_goes_before_the_file() {
-        if !os::is_administrator() {
+        if !agentquery::os::is_administrator() {
             return; // the places of others are their own
         }
         let line = |rest: &[&str]| {
