@@ -8,6 +8,9 @@
 
 windows_target=x86_64-pc-windows-gnu
 
+# What wine 8 cannot show: it takes no notice of FILE_FLAG_FIRST_PIPE_INSTANCE, so that a pipe's name can be had twice.
+windows_skipped=(--skip socket::tests::a_server_is_not_replaced_while_it_lives)
+
 # wine64 is the program, wine the command that finds its own libraries.
 windows_packages() {
     want gcc-mingw-w64-x86-64-posix command -v x86_64-w64-mingw32-gcc-posix
@@ -30,28 +33,31 @@ windows_obstacle() {
 
 # windows_tests [FILTER...]
 windows_tests() {
-    local home duckdb cache=$AGENTQUERY_CACHE/windows tests=(--lib --bins)
-    [ ! -e tests/pipe.rs ] || tests+=(--test pipe)
+    local home duckdb cache=$AGENTQUERY_CACHE/windows
     home=$(targets_compiler)
     [ -e "$home/windows" ] || windows_sysroot "$home"
     duckdb=$(duckdb_folder win32-x64)
     mkdir -p "$cache"
-    windows_prefix "$cache/prefix" "$duckdb"
     say "building for $windows_target and running under wine"
     (
         # One at a time: a prefix belongs to one.
         exec 9>"$cache/lock"
         flock 9
+        windows_prefix "$cache/prefix" "$duckdb" 9>&-
         export WINEPREFIX=$cache/prefix WINEARCH=win64 WINEDEBUG=-all
         trap 'wineserver --kill' EXIT
+        export CARGO_TARGET_X86_64_PC_WINDOWS_GNU_LINKER=x86_64-w64-mingw32-gcc-posix
+        export CARGO_TARGET_X86_64_PC_WINDOWS_GNU_RUSTFLAGS="--sysroot $home/windows"
+        export CARGO_TARGET_X86_64_PC_WINDOWS_GNU_RUNNER=wine
+        export CC_x86_64_pc_windows_gnu=x86_64-w64-mingw32-gcc-posix AR_x86_64_pc_windows_gnu=x86_64-w64-mingw32-ar
+        # cargo, which snapshots ask for their folder, is not to be had inside.
+        export INSTA_WORKSPACE_ROOT=$PWD INSTA_UPDATE=no
         # The dependencies are not optimised: here building takes longer than the tests do.
         RUSTC=$(targets_program "$home" rustc) DUCKDB_LIB_DIR=$duckdb DUCKDB_INCLUDE_DIR=$duckdb \
-            CARGO_TARGET_X86_64_PC_WINDOWS_GNU_LINKER=x86_64-w64-mingw32-gcc-posix \
-            CARGO_TARGET_X86_64_PC_WINDOWS_GNU_RUSTFLAGS="--sysroot $home/windows" \
-            CARGO_TARGET_X86_64_PC_WINDOWS_GNU_RUNNER=wine \
-            INSTA_WORKSPACE_ROOT=$PWD INSTA_UPDATE=no CC_x86_64_pc_windows_gnu=x86_64-w64-mingw32-gcc-posix AR_x86_64_pc_windows_gnu=x86_64-w64-mingw32-ar \
-            cargo test --locked --package agentquery "${tests[@]}" --target "$windows_target" --target-dir "$cache/target" \
-            --config 'profile.dev.package."*".opt-level=0' --config 'profile.dev.debug=false' -- "$@" 9>&-
+            cargo test --locked --package agentquery --lib --bins --test pipe \
+            --target "$windows_target" --target-dir "$cache/target" \
+            --config 'profile.dev.package."*".opt-level=0' --config 'profile.dev.debug=false' -- \
+            "${windows_skipped[@]}" "$@" 9>&-
     )
     say "the tests passed under $(wine --version)"
 }

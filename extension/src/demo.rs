@@ -379,8 +379,8 @@ mod tests {
 
     #[test]
     fn the_agent_is_known_as_what_it_is() {
-        let path = format!("/tmp/agentquery-demo-x/{PROGRAM}");
-        let path = if cfg!(windows) { format!("C:{path}").replace('/', "\\") } else { path };
+        let folder = if cfg!(windows) { r"C:\Temp\agentquery-demo-x\" } else { "/tmp/agentquery-demo-x/" };
+        let path = format!("{folder}{PROGRAM}");
         let argv = ["agentquery-demo".to_owned(), AGENT.to_owned()];
         let facts = ProcessFacts { path: &path, exec_path: &path, argv: &argv, script: None, parent_name: None };
         assert_eq!(&*Catalogue::builtin().identify(&facts).unwrap().signature.name, "agentquery-demo");

@@ -24,8 +24,6 @@ use serde::{Deserialize, Serialize};
 use crate::hash::sha256;
 use plan::{Places, Step, System};
 
-/// The group whose members see all rows.
-const GROUP: &str = "agentquery";
 /// What was made, beside the program.
 const MANIFEST: &str = "installed.json";
 /// The extensions that osqueryd loads, in a directory of osquery: `--extensions_autoload`.
@@ -605,13 +603,6 @@ mod tests {
         run(false, Some(true));
         assert_eq!(files(root.path()), before);
         assert!(!root.path().join(places.program).exists() && !root.path().join(places.settings).exists());
-    }
-
-    /// Who may see what is decided by this group.
-    #[cfg(unix)]
-    #[test]
-    fn the_group_is_that_of_the_fronts() {
-        assert_eq!(GROUP, crate::osquery::GROUP);
     }
 
     #[test]

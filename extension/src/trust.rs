@@ -71,6 +71,10 @@ pub fn read_any(path: &Path, limit: u64) -> Result<Vec<u8>, TrustError> {
 fn open_file(path: &Path) -> Result<(File, PathBuf), TrustError> {
     let failed = |source| TrustError::Read { file: path.into(), source };
     let real = path.canonicalize().map_err(failed)?;
+    // Windows would say that it has no right to open it.
+    if real.is_dir() {
+        return Err(TrustError::NotAFile { file: path.into() });
+    }
     // A link in its place by now is not followed.
     let file = os::open_to_read(&real).map_err(failed)?;
     if !file.metadata().map_err(failed)?.is_file() {

@@ -3,7 +3,8 @@
 
 use std::path::PathBuf;
 
-use super::{GROUP, LOADED};
+use super::LOADED;
+use crate::osquery::GROUP;
 
 const UNIT: &str = include_str!("../../../packaging/agentquery.service");
 const DAEMON: &str = include_str!("../../../packaging/io.github.agentquery.plist");
@@ -308,6 +309,8 @@ fn signatures(system: System) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn says(system: System) -> Vec<String> {
@@ -358,6 +361,15 @@ create the service agentquery, which starts with the machine and again when it f
 add the line C:\Program Files\agentquery\agentquery.ext.exe to C:\Program Files\osquery\extensions.load
 add the line C:\Program Files\agentquery\agentquery.ext.exe to C:\Program Files\Orbit\extensions.load"#
         );
+    }
+
+    /// The program looks for its settings where they are put.
+    #[test]
+    fn places_are_those_of_the_program() {
+        let places = System::HERE.places(false);
+        assert_eq!(crate::places::state(), Path::new(&System::HERE.shown(places.state)));
+        assert_eq!(crate::places::config(), Path::new(&System::HERE.shown(places.settings)).join("config.yaml"));
+        assert_eq!(crate::places::signatures(), Path::new(&System::HERE.shown(signatures(System::HERE))));
     }
 
     #[test]

@@ -116,7 +116,7 @@ fn a_good_pack_is_loaded_and_a_newer_one_replaces_it_whole() {
     assert_eq!((done.name.as_str(), done.version.as_str(), done.files), ("fleet", "1.9", 2));
     let load = || Catalogue::load(&installed(&bench.root()));
     let row = load().rows().into_iter().find(|row| &*row.agent == "own").unwrap();
-    let source = bench.root().join("fleet/own.yaml").display().to_string();
+    let source = bench.root().join("fleet").join("own.yaml").display().to_string();
     assert_eq!((row.status, &*row.source), ("loaded", source.as_str()));
     assert!(Meaning::load(&installed(&bench.root())).files.is_noise("/opt/toolchain/x"));
     // The same once more, then a newer one, which has less. `tar c .` writes the directory, too.
@@ -129,7 +129,8 @@ fn a_good_pack_is_loaded_and_a_newer_one_replaces_it_whole() {
     assert_eq!(catalogue.named("own").map(|signature| signature.display_name.to_string()).as_deref(), Some("Newer"));
     assert!(catalogue.rows().iter().all(|row| row.status == "loaded"), "the manifest is no signature");
     let names = std::fs::read_dir(bench.root()).unwrap().count();
-    assert_eq!(names, 2, "the directory and the link to it: nothing of the older ones");
+    // Of Windows' kind of links there is none.
+    assert_eq!(names, if cfg!(unix) { 2 } else { 1 }, "the directory and the link to it: nothing of the older ones");
     // One's own come after it.
     let own = bench.folder.path().join("own");
     std::fs::create_dir(&own).unwrap();
