@@ -172,7 +172,7 @@ impl Default for Look {
             system: Sysinfo::new(),
             began: Instant::now(),
             #[cfg(windows)]
-            tables: Default::default(),
+            tables: super::windows::iphelper::Tables::default(),
         }
     }
 }

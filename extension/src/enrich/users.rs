@@ -39,7 +39,7 @@ impl Users {
             read: None,
             names: HashMap::new(),
             #[cfg(windows)]
-            accounts: Default::default(),
+            accounts: crate::collect::windows::accounts::Accounts::default(),
             #[cfg(target_os = "macos")]
             asked: HashMap::new(),
         }
