@@ -84,7 +84,7 @@ struct Context {
 /// The properties of a session, with the room behind them that the system wants for names.
 #[repr(C)]
 struct Properties {
-    head: EVENT_TRACE_PROPERTIES,
+    fixed: EVENT_TRACE_PROPERTIES,
     name: [u16; NAME],
     file: [u16; NAME],
 }
@@ -95,19 +95,19 @@ impl Properties {
         properties.Wnode.BufferSize = offset(size_of::<Self>());
         properties.Wnode.Flags = WNODE_FLAG_TRACED_GUID;
         properties.LoggerNameOffset = offset(std::mem::offset_of!(Self, name));
-        Self { head: properties, name: [0; NAME], file: [0; NAME] }
+        Self { fixed: properties, name: [0; NAME], file: [0; NAME] }
     }
 
     /// For a question about one that runs.
     fn asking() -> Self {
         let mut asking = Self::new();
-        asking.head.LogFileNameOffset = offset(std::mem::offset_of!(Self, file));
+        asking.fixed.LogFileNameOffset = offset(std::mem::offset_of!(Self, file));
         asking
     }
 
     fn of(plan: &Plan, launches: bool) -> Self {
         let mut all = Self::new();
-        let properties = &mut all.head;
+        let properties = &mut all.fixed;
         properties.Wnode.Guid = GUID::from_u128(plan.guid);
         properties.Wnode.ClientContext = COUNTER;
         properties.BufferSize = 32;
@@ -129,7 +129,7 @@ impl Properties {
     }
 
     fn losses(&self) -> Losses {
-        Losses { events: self.head.EventsLost, buffers: self.head.RealTimeBuffersLost }
+        Losses { events: self.fixed.EventsLost, buffers: self.fixed.RealTimeBuffersLost }
     }
 }
 
@@ -199,11 +199,14 @@ impl Session {
     /// Begins to listen.
     fn open(&mut self) -> Result<(), DegradationReason> {
         let mut name = wide(self.plan.name);
-        let mut file = EVENT_TRACE_LOGFILEW { LoggerName: name.as_mut_ptr(), ..Default::default() };
+        let mut file = EVENT_TRACE_LOGFILEW {
+            LoggerName: name.as_mut_ptr(),
+            // Kept until the thread that calls back has ended.
+            Context: Arc::as_ptr(&self.context).cast_mut().cast(),
+            ..EVENT_TRACE_LOGFILEW::default()
+        };
         file.Anonymous1.ProcessTraceMode = PROCESS_TRACE_MODE_REAL_TIME | PROCESS_TRACE_MODE_EVENT_RECORD;
         file.Anonymous2.EventRecordCallback = Some(on_event);
-        // Kept until the thread that calls back has ended.
-        file.Context = Arc::as_ptr(&self.context).cast_mut().cast();
         // SAFETY: the name lives until the call returns, the context until the session ends.
         let trace = unsafe { OpenTraceW(&raw mut file) };
         // INVALID_PROCESSTRACE_HANDLE is -1, of whatever size.
