@@ -149,7 +149,8 @@ fn quoted(path: &Path) -> String {
 }
 
 // What they show are paths of UNIX, and the places of a socket and of pins.
-#[cfg(all(test, unix))]
+#[cfg(unix)]
+#[cfg(test)]
 mod tests {
     use super::super::Cli;
     use super::*;
