@@ -8,7 +8,8 @@
 
 windows_target=x86_64-pc-windows-gnu
 
-# What wine 8 cannot show: it takes no notice of FILE_FLAG_FIRST_PIPE_INSTANCE, so that a pipe's name can be had twice.
+# What wine 8 cannot show: it takes no notice of FILE_FLAG_FIRST_PIPE_INSTANCE, so that a pipe's name can be had twice. A
+# part of a test is told so by AGENTQUERY_UNDER_WINE.
 windows_skipped=(--skip socket::tests::a_server_is_not_replaced_while_it_lives)
 
 # wine64 is the program, wine the command that finds its own libraries.
@@ -44,7 +45,7 @@ windows_tests() {
         exec 9>"$cache/lock"
         flock 9
         windows_prefix "$cache/prefix" "$duckdb" 9>&-
-        export WINEPREFIX=$cache/prefix WINEARCH=win64 WINEDEBUG=-all
+        export WINEPREFIX=$cache/prefix WINEARCH=win64 WINEDEBUG=-all AGENTQUERY_UNDER_WINE=1
         trap 'wineserver --kill' EXIT
         export CARGO_TARGET_X86_64_PC_WINDOWS_GNU_LINKER=x86_64-w64-mingw32-gcc-posix
         export CARGO_TARGET_X86_64_PC_WINDOWS_GNU_RUSTFLAGS="--sysroot $home/windows"

@@ -452,6 +452,10 @@ fn the_program_serves_and_asks() {
     let other = query.args(["query", "--csv", "SELECT count(*) > 0 AS some FROM agent_signatures"]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&other.stdout), "some\r\n1\r\n", "{}", String::from_utf8_lossy(&other.stderr));
 
+    // wine gives the name of a pipe out twice, so that the second one would serve as well.
+    if std::env::var_os("AGENTQUERY_UNDER_WINE").is_some() {
+        return;
+    }
     let mut second = with_settings(program(), folder.path());
     second.env("AGENTQUERY_STATE_DIR", folder.path().join("other")).arg("run").arg("--socket").arg(&path);
     let mut second = Running::start({

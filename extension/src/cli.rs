@@ -652,7 +652,8 @@ mod tests {
         let (settings, place) = line(&[]);
         assert_eq!(settings.collector.syscalls, Syscalls::Always);
         assert_eq!(settings.signature_dirs, [places::signatures().as_path(), Path::new("/file")]);
-        assert_eq!(place, Place { state_dir: "/state".into(), socket: "/state/agentquery.em".into(), machine: None });
+        let socket = places::socket_of(Path::new("/state"));
+        assert_eq!(place, Place { state_dir: "/state".into(), socket, machine: None });
         let kept = settings.history.unwrap();
         assert_eq!((kept.path.as_path(), kept.retention.seconds), (Path::new("/state/history.duckdb"), 2 * 86400));
         assert_eq!(line(&["--database", "none"]).0.history, None);

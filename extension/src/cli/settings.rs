@@ -148,6 +148,8 @@ fn quoted(path: &Path) -> String {
     if text.chars().all(plain) { text.into_owned() } else { serde_json::Value::from(text).to_string() }
 }
 
+// What they show are paths of UNIX, and the places of a socket and of pins.
+#[cfg(unix)]
 #[cfg(test)]
 mod tests {
     use super::super::Cli;

@@ -43,10 +43,12 @@ pub(super) unsafe fn taken(text: *mut u16, free: unsafe fn(*mut c_void)) -> Opti
     if text.is_null() {
         return None;
     }
-    let mut length = 0;
+    let (mut length, mut end) = (0, text);
     // SAFETY: not beyond the zero.
-    while unsafe { *text.add(length) } != 0 {
+    while unsafe { end.read() } != 0 {
         length += 1;
+        // SAFETY: the zero is still to come.
+        end = unsafe { end.add(1) };
     }
     // SAFETY: so many were looked at.
     let copy = narrow(unsafe { std::slice::from_raw_parts(text, length) });
