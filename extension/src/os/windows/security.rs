@@ -43,9 +43,10 @@ pub(super) unsafe fn taken(text: *mut u16, free: unsafe fn(*mut c_void)) -> Opti
     if text.is_null() {
         return None;
     }
-    let mut length = 0;
+    let (mut end, mut length) = (text, 0);
     // SAFETY: not beyond the zero.
-    while unsafe { *text.add(length) } != 0 {
+    while unsafe { *end } != 0 {
+        end = end.wrapping_add(1);
         length += 1;
     }
     // SAFETY: so many were looked at.
