@@ -7,7 +7,7 @@
 //! nothing else, also after an installation that stopped half-way; what was there before, what an administrator has
 //! changed since, and the history stay.
 //!
-//! Which steps there are, on each system, is said by [`plan`]; here they are done and undone.
+//! Which steps there are, on each system, is said by `plan`; here they are done and undone.
 
 mod plan;
 #[cfg(windows)]

@@ -95,6 +95,25 @@ impl Machine {
     }
 }
 
+fn address(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// A connection over TCP that this end has made.
+pub(in crate::collect) fn socket(inode: u64, state: TcpState) -> Socket {
+    Socket {
+        inode,
+        transport: Transport::Tcp,
+        v6: false,
+        local: address(5),
+        remote: address(6),
+        path: None,
+        state,
+        connected: true,
+        bytes: None,
+    }
+}
+
 fn file(path: &str) -> Handle {
     Handle::File(path.to_owned())
 }
@@ -249,18 +268,6 @@ fn an_open_is_one_whoever_has_it() {
 #[test]
 fn a_connection_from_look_to_look() {
     let (machine, mut collector) = with_agent();
-    let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
-    let socket = |inode: u64, state: TcpState| Socket {
-        inode,
-        transport: Transport::Tcp,
-        v6: false,
-        local: address(5),
-        remote: address(6),
-        path: None,
-        state,
-        connected: true,
-        bytes: None,
-    };
     let shows = |sockets: &[Socket]| machine.listens(sockets.to_vec());
     shows(&[socket(7, TcpState::SynSent), socket(8, TcpState::Established), socket(9, TcpState::Established)]);
     machine.open(10, &[(0, Handle::Socket(9))]);
@@ -304,21 +311,7 @@ fn a_look_that_is_dear_is_followed_by_a_long_pause() {
 #[test]
 fn bytes_of_a_connection_are_those_of_the_last_look() {
     let (machine, mut collector) = with_agent();
-    let address = SocketAddr::from(([127, 0, 0, 1], 80));
-    let speak = |bytes| {
-        let (local, remote, transport, state) = (address, address, Transport::Tcp, TcpState::Established);
-        machine.listens(vec![Socket {
-            inode: 7,
-            transport,
-            v6: false,
-            local,
-            remote,
-            path: None,
-            state,
-            connected: true,
-            bytes,
-        }]);
-    };
+    let speak = |bytes| machine.listens(vec![Socket { bytes, ..socket(7, TcpState::Established) }]);
     let bytes_of = |events: &[Event]| match &events[0].kind {
         EventKind::Connection(connection) => connection.bytes,
         other => panic!("{other:?}"),

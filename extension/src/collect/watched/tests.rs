@@ -2,14 +2,13 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::rc::Rc;
 
 use super::*;
-use crate::collect::polling::system::{Handle, Socket};
-use crate::collect::polling::tests::{Machine, told};
+use crate::collect::polling::system::Handle;
+use crate::collect::polling::tests::{Machine, socket, told};
 use crate::enrich::Meaning;
-use crate::event::{Open, OpenMode, TcpState, Transport};
+use crate::event::{Open, OpenMode, TcpState};
 use crate::identify::Catalogue;
 use crate::record::rows::CollectorRow;
 use crate::record::{Boot, Engine, Store};
@@ -244,21 +243,8 @@ fn connections_are_looked_at_where_nothing_tells_of_them() {
     let mut collector = WatchedCollector::new(tells, machine.clone());
     collector.running();
     collector.adopt(20).unwrap();
-    let address = SocketAddr::from(([127, 0, 0, 1], 80));
     machine.open(20, &[(4, Handle::Socket(7)), (5, Handle::File("/file".to_owned()))]);
-    let state = TcpState::Established;
-    let (local, remote, transport) = (address, address, Transport::Tcp);
-    machine.listens(vec![Socket {
-        inode: 7,
-        transport,
-        v6: false,
-        local,
-        remote,
-        path: None,
-        state,
-        connected: true,
-        bytes: None,
-    }]);
+    machine.listens(vec![socket(7, TcpState::Established)]);
     assert_eq!(told_of(&collector.open_already()), [("found", 20)], "of files events tell");
     assert_eq!(told_of(&drain(&mut collector)), [], "there is no agent");
     machine.open(20, &[]);
