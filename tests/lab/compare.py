@@ -27,10 +27,12 @@ RULES = pathlib.Path(__file__).resolve().parents[2] / "signatures/files.yaml"
 
 
 def listed():
-    """The list of noise that users are told of, as one expression: `*` is any run of characters."""
+    """The list of noise that users are told of, as one expression: `*` is any run of characters, and a name alone is that
+    of a file in any directory."""
     section = re.search(r"^noise:\n((?:[ #].*\n|\n)*)", RULES.read_text(), re.M)[1]
     patterns = re.findall(r'^  - "?([^"\s]+)"?$', section, re.M)
-    if len(patterns) < 20 or any(not pattern.startswith(("/", "*/")) for pattern in patterns):
+    patterns = [pattern if "/" in pattern else f"*/{pattern}" for pattern in patterns]
+    if len(patterns) < 20 or any(not re.match(r"\*?/|[A-Z]:/", pattern) for pattern in patterns):
         raise ValueError(f"{RULES}: the list of noise is not as it is read here")
     return re.compile("|".join(re.escape(pattern).replace(r"\*", ".*") for pattern in patterns), re.S)
 
