@@ -1,7 +1,8 @@
 //! Which of many path patterns fit a path, in the time of a few look-ups: hundreds of them are asked at every open.
 //!
 //! Nearly all patterns that people write say one thing: this file, this name, this ending, below this directory, below
-//! any directory of this name. Each of those is a key in a table. What is left is tried one by one.
+//! any directory of this name. Each of those is a key in a table. Others are tried one by one, most of them only where a
+//! directory that they name is in the path.
 //!
 //! `*` is any run of characters, `/` included. A pattern without `/` is held against the last component, any other against
 //! the whole path.
@@ -17,8 +18,8 @@ pub struct PathSet {
     whole: Keys,
     /// `/proc/*`: by `/proc`
     below: Keys,
-    /// `*/.ssh/*`: by `.ssh`
-    component: Keys,
+    /// By a directory that a path must have somewhere.
+    component: HashMap<Box<str>, Inside>,
     /// `Makefile`
     name: Keys,
     /// `*.pem`: by `pem`
@@ -30,11 +31,40 @@ pub struct PathSet {
 
 type Keys = HashMap<Box<str>, Vec<usize>>;
 
+/// What a directory of some name is for.
+#[derive(Debug, Default)]
+struct Inside {
+    /// `*/.ssh/*`
+    all: Vec<usize>,
+    /// `/usr/lib/*.so`, by its longest: `usr` or `lib`
+    some: Vec<(Glob, usize)>,
+}
+
+impl Inside {
+    fn folded(&self) -> Self {
+        Self { all: self.all.clone(), some: folded(&self.some) }
+    }
+}
+
+fn folded(globs: &[(Glob, usize)]) -> Vec<(Glob, usize)> {
+    globs.iter().map(|(glob, number)| (glob.folded(), *number)).collect()
+}
+
+fn is_component(text: &str) -> bool {
+    !text.is_empty() && !text.contains(['*', '/'])
+}
+
+/// The longest directory that every path which fits must have, between two slashes.
+fn directory_of(pattern: &str) -> Option<&str> {
+    let (_, behind) = pattern.split_once('/')?;
+    let (between, _) = behind.rsplit_once('/')?;
+    between.split('/').filter(|text| is_component(text)).max_by_key(|text| text.len())
+}
+
 impl PathSet {
     /// Adds a pattern: one of a name, or of a path, which begins with `/` or `*`.
     pub fn add(&mut self, pattern: &str, number: usize) {
         let is_plain = |text: &str| !text.is_empty() && !text.contains('*');
-        let is_component = |text: &str| is_plain(text) && !text.contains('/');
         let (keys, key) = if is_component(pattern) {
             (&mut self.name, pattern)
         } else if !pattern.contains('/') {
@@ -46,9 +76,17 @@ impl PathSet {
             (&mut self.whole, pattern)
         } else {
             match pattern.strip_suffix("/*").map(|below| (below, below.strip_prefix("*/"))) {
-                Some((_, Some(component))) if is_component(component) => (&mut self.component, component),
+                Some((_, Some(component))) if is_component(component) => {
+                    return self.component.entry(component.into()).or_default().all.push(number);
+                }
                 Some((below, None)) if is_plain(below) => (&mut self.below, below),
-                _ => return self.rest.push((Glob::new(pattern), number)),
+                _ => {
+                    let glob = (Glob::new(pattern), number);
+                    return match directory_of(pattern) {
+                        Some(directory) => self.component.entry(directory.into()).or_default().some.push(glob),
+                        None => self.rest.push(glob),
+                    };
+                }
             }
         };
         keys.entry(key.into()).or_default().push(number);
@@ -63,41 +101,52 @@ impl PathSet {
             }
             folded
         };
-        let globs = |globs: &[(Glob, usize)]| globs.iter().map(|(glob, number)| (glob.folded(), *number)).collect();
+        let mut component = HashMap::<Box<str>, Inside>::new();
+        for (key, inside) in &self.component {
+            let Inside { all, some } = inside.folded();
+            let place = component.entry(key.to_lowercase().into()).or_default();
+            place.all.extend(all);
+            place.some.extend(some);
+        }
         Self {
             whole: keys(&self.whole),
             below: keys(&self.below),
-            component: keys(&self.component),
+            component,
             name: keys(&self.name),
             ending: keys(&self.ending),
-            names: globs(&self.names),
-            rest: globs(&self.rest),
+            names: folded(&self.names),
+            rest: folded(&self.rest),
         }
     }
 
     /// Hands on the number of every pattern that fits, in no order.
     pub fn each(&self, path: &str, mut take: impl FnMut(usize)) {
-        let mut all = |keys: &Keys, key: &str| keys.get(key).into_iter().flatten().copied().for_each(&mut take);
-        all(&self.whole, path);
+        let all = |keys: &Keys, key: &str, take: &mut dyn FnMut(usize)| {
+            keys.get(key).into_iter().flatten().copied().for_each(take);
+        };
+        let fitting = |globs: &[(Glob, usize)], text: &str, take: &mut dyn FnMut(usize)| {
+            globs.iter().filter(|(glob, _)| glob.fits(text)).for_each(|(_, number)| take(*number));
+        };
+        all(&self.whole, path, &mut take);
         let name = path.rsplit('/').next().unwrap_or(path);
-        all(&self.name, name);
+        all(&self.name, name, &mut take);
         if let Some((_, ending)) = name.rsplit_once('.') {
-            all(&self.ending, ending);
+            all(&self.ending, ending, &mut take);
         }
         // Every slash but the first ends a directory and its last component.
         let mut from = None;
         for (at, _) in path.match_indices('/') {
-            if let Some(component) = from.and_then(|from| path.get(from..at)) {
-                all(&self.component, component);
+            if let Some(inside) = from.and_then(|from| self.component.get(path.get(from..at)?)) {
+                inside.all.iter().copied().for_each(&mut take);
+                fitting(&inside.some, path, &mut take);
             }
             if at > 0 {
-                all(&self.below, path.get(..at).unwrap_or_default());
+                all(&self.below, path.get(..at).unwrap_or_default(), &mut take);
             }
             from = Some(at + 1);
         }
-        for (globs, text) in [(&self.names, name), (&self.rest, path)] {
-            globs.iter().filter(|(glob, _)| glob.fits(text)).for_each(|(_, number)| take(*number));
-        }
+        fitting(&self.names, name, &mut take);
+        fitting(&self.rest, path, &mut take);
     }
 
     /// Whether any fits.
