@@ -37,6 +37,18 @@ pub struct Event {
     pub kind: EventKind,
 }
 
+impl Event {
+    /// It tells of what is open, as what was looked at, and of no end.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        match &self.kind {
+            EventKind::Open(_) => true,
+            EventKind::Connection(connection) => matches!(connection.step, Step::Found(_)),
+            _ => false,
+        }
+    }
+}
+
 /// What a process did.
 #[derive(Debug, Clone, PartialEq)]
 pub enum EventKind {
@@ -321,7 +333,32 @@ pub struct Connection {
     pub net_ns: u32,
 }
 
+/// Nothing, as an address.
+pub const NOWHERE: std::net::SocketAddr =
+    std::net::SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
+
 impl Connection {
+    /// A step of a socket, of an end that connected, of which no more is known than that.
+    #[must_use]
+    pub fn bare(socket_id: u64, transport: Transport, step: Step) -> Self {
+        Self {
+            socket_id,
+            inode: 0,
+            fd: -1,
+            transport,
+            v6: false,
+            local: NOWHERE,
+            remote: NOWHERE,
+            path: None,
+            connected: true,
+            remote_pid: 0,
+            step,
+            error: 0,
+            bytes: None,
+            net_ns: 0,
+        }
+    }
+
     /// The state that it came into, was accepted in or found in.
     #[must_use]
     pub fn state(&self) -> Option<TcpState> {

@@ -10,6 +10,12 @@ use serde::{Serialize, Serializer};
 /// Text that many rows share: names, paths and addresses repeat.
 pub type Text = Arc<str>;
 
+/// A count as a cell has it.
+#[must_use]
+pub fn whole(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
 /// One cell.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {

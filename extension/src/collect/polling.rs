@@ -18,10 +18,10 @@ use std::time::{Duration, Instant};
 
 use super::descent::{Descent, Member, NO_MARK, Node};
 use crate::collect::{CollectError, Collector, Counts, Interest, Place, boot_ns};
-use crate::event::{Event, EventKind, Exec, Fork, Mark, Step};
+use crate::event::{Event, EventKind, Exec, Fork, Mark};
 use crate::record::Probe;
 use crate::record::rows::CollectorRow;
-use crate::value::Text;
+use crate::value::{Text, whole};
 use system::{Glance, Program, System};
 use tree::Trees;
 
@@ -352,11 +352,7 @@ impl<S: System> Collector for PollingCollector<S> {
         self.look_at_trees(&members, boot_ns(), &mut events);
         self.count(&events);
         // What ended meanwhile is told as an event.
-        let (open, ended) = events.into_iter().partition(|event| match &event.kind {
-            EventKind::Open(_) => true,
-            EventKind::Connection(connection) => matches!(connection.step, Step::Found(_)),
-            _ => false,
-        });
+        let (open, ended) = events.into_iter().partition(Event::is_open);
         self.ready.extend::<Vec<Event>>(ended);
         open
     }
@@ -400,10 +396,6 @@ struct PollingProbe {
     shared: Arc<Shared>,
     why: Option<Text>,
     interval: Duration,
-}
-
-fn whole(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 impl PollingProbe {

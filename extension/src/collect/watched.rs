@@ -13,7 +13,7 @@ use super::descent::{Descent, NO_MARK, Node};
 use super::polling::system::{Program, System};
 use super::polling::tree::Trees;
 use super::{CollectError, Collector, Counts, Interest, boot_ns};
-use crate::event::{Event, EventKind, Exec, Exit, Fork, Mark, ProcessKey, Step};
+use crate::event::{Event, EventKind, Exec, Exit, Fork, Mark, ProcessKey};
 use crate::record::Probe;
 
 /// What a process did may be told after its end, for not all comes by one way.
@@ -419,11 +419,7 @@ impl<S: Source, Y: System> Collector for WatchedCollector<S, Y> {
     fn open_already(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         self.look_at_connections(&mut events);
-        let is_found = |event: &Event| match &event.kind {
-            EventKind::Connection(connection) => matches!(connection.step, Step::Found(_)),
-            _ => false,
-        };
-        let (open, ended): (Vec<_>, Vec<_>) = events.into_iter().partition(is_found);
+        let (open, ended): (Vec<_>, Vec<_>) = events.into_iter().partition(Event::is_open);
         self.ready.extend(ended);
         open
     }

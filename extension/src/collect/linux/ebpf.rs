@@ -21,7 +21,7 @@ use crate::collect::{CollectError, Collector, DegradationReason, Interest, Kept,
 use crate::event::{Event, EventKind, Mark};
 use crate::record::Probe;
 use crate::record::rows::CollectorRow;
-use crate::value::Text;
+use crate::value::{Text, whole};
 
 /// The programs, built from `bpf/agentquery.bpf.c` by `./dev bpf`.
 #[cfg(target_arch = "x86_64")]
@@ -782,10 +782,6 @@ struct EbpfProbe {
     maps: Arc<Maps>,
     shared: Arc<Shared>,
     ring: Arc<RingMap>,
-}
-
-fn whole(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 impl EbpfProbe {

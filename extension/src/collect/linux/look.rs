@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::diag;
 use super::procfs::{Proc, TICK_NS, socket_inode};
 use super::sockets::{chosen_ports, sockets};
-use crate::collect::polling::system::{Glance, Handle, OpenFile, Program, Socket, System};
+use crate::collect::polling::system::{Glance, Handle, OpenFile, Program, Socket, System, thread_cpu_time};
 use crate::event::{Exec, ProcessKey, TcpState, Transport};
 use crate::hash::fnv1a;
 
@@ -152,10 +152,7 @@ impl System for Look {
     }
 
     fn cpu_time(&self) -> Duration {
-        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: a valid timespec, and a clock that each thread has.
-        unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut now) };
-        Duration::new(now.tv_sec.cast_unsigned(), u32::try_from(now.tv_nsec).unwrap_or(0))
+        thread_cpu_time()
     }
 }
 

@@ -1,16 +1,14 @@
 //! The sockets of a network namespace, as `/proc/PID/net` lists them (`proc_pid_net(5)`).
 
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
 use super::decode::tcp_state;
 use super::procfs::Proc;
 use crate::collect::polling::system::Socket;
-use crate::event::{TcpState, Transport};
+use crate::event::{NOWHERE, TcpState, Transport};
 
-/// Nothing, as an address.
-const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 /// `__SO_ACCEPTCON`: of a UNIX socket that listens.
 const LISTENS: u32 = 0x1_0000;
 /// `SS_CONNECTED`.

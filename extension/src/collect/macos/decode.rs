@@ -5,7 +5,6 @@
 //! turns them into nanoseconds since boot is passed in.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::message::{Destination, Event, Exec, File, Message, Name, Process};
@@ -39,9 +38,6 @@ const PF_LOCAL: i32 = 1;
 const OPENED_AFTER_NS: u64 = 1_000_000_000;
 /// Files that were made and are not open yet.
 const MADE_MOST: usize = 1_024;
-
-/// An address of nothing.
-const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// A regular file that was made, before it is known by what.
 #[derive(Debug)]
@@ -349,22 +345,7 @@ fn close(open_id: u64, seen: bool) -> Close {
 
 /// Numbers of libproc's sockets are addresses in the kernel; these are below.
 fn connection(socket_id: u64, path: Option<String>, step: Step) -> Connection {
-    Connection {
-        socket_id,
-        inode: 0,
-        fd: -1,
-        transport: Transport::Unix,
-        v6: false,
-        local: NOWHERE,
-        remote: NOWHERE,
-        path,
-        connected: true,
-        remote_pid: 0,
-        step,
-        error: 0,
-        bytes: None,
-        net_ns: 0,
-    }
+    Connection { path, ..Connection::bare(socket_id, Transport::Unix, step) }
 }
 
 #[cfg(test)]

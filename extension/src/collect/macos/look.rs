@@ -12,7 +12,7 @@ use super::records::{
     Descriptor, FD_SIZE, FILE_SIZE, FileRecord, SOCKET_SIZE, descriptors, file, mark_inbound, socket, socket_id,
     terminal,
 };
-use crate::collect::polling::system::{Glance, Handle, OpenFile, Program, Socket, System};
+use crate::collect::polling::system::{Glance, Handle, OpenFile, Program, Socket, System, thread_cpu_time};
 use crate::collect::sysinfo;
 use crate::event::{ProcessKey, TcpState, Transport};
 use crate::hash::fnv1a;
@@ -221,10 +221,7 @@ impl System for Look {
     }
 
     fn cpu_time(&self) -> Duration {
-        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: a valid timespec, and a clock that each thread has.
-        unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut now) };
-        Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
+        thread_cpu_time()
     }
 }
 

@@ -17,7 +17,7 @@ use crate::collect::watched::{Source, Told, Tracked};
 use crate::collect::{self, CollectError, Interest, boot_ns};
 use crate::record::Probe;
 use crate::record::rows::CollectorRow;
-use crate::value::Text;
+use crate::value::{Text, whole};
 
 /// Messages that wait: some hundred bytes each, but for programs with long arguments.
 const QUEUE: usize = 32_768;
@@ -241,10 +241,6 @@ impl<C> Source for EndpointSource<C> {
 
 struct EndpointProbe {
     shared: Arc<Shared>,
-}
-
-fn whole(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 impl EndpointProbe {

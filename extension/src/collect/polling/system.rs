@@ -77,6 +77,16 @@ pub struct Socket {
     pub bytes: Option<(u64, u64)>,
 }
 
+/// CPU time of this thread so far.
+#[cfg(unix)]
+#[must_use]
+pub fn thread_cpu_time() -> Duration {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a valid timespec, and a clock that each thread has.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut now) };
+    Duration::new(now.tv_sec.cast_unsigned(), u32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
 /// A system.
 pub trait System {
     /// The processes that there are.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use super::system::{Handle, OpenFile, Program, Socket};
 use super::*;
-use crate::event::{Connection, ProcessKey, TcpState, Transport};
+use crate::event::{Connection, ProcessKey, Step, TcpState, Transport};
 
 /// What the machine shows at the next look.
 #[derive(Default)]

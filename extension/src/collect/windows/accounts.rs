@@ -16,6 +16,7 @@ use windows_sys::Win32::System::Registry::{
 };
 
 use super::cursor::{Sid, text};
+use crate::os::wide;
 use crate::value::Text;
 
 /// The accounts that have logged on, by their SIDs.
@@ -61,10 +62,6 @@ fn accounts() -> HashMap<u32, Text> {
     }
     names.retain(|uid, _| !twice.contains(uid));
     names
-}
-
-fn wide(text: &str) -> Vec<u16> {
-    text.encode_utf16().chain([0]).collect()
 }
 
 /// The SIDs of those that have a profile, each ended by NUL.

@@ -27,6 +27,7 @@ use windows_sys::core::GUID;
 
 use super::decode::{Header, Provider};
 use crate::collect::DegradationReason;
+use crate::os::wide;
 
 /// `EVENT_TRACE_USE_MS_FLUSH_TIMER` of `evntrace.h`: the flush timer is in milliseconds.
 const MS_FLUSH_TIMER: u32 = 0x10;
@@ -135,10 +136,6 @@ impl Properties {
 
 fn offset(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(0)
-}
-
-fn wide(text: &str) -> Vec<u16> {
-    text.encode_utf16().chain([0]).collect()
 }
 
 impl Session {

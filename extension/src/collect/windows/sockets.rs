@@ -6,7 +6,7 @@
 //! there is no event: they are looked for.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use super::bounded::Bounded;
 use super::decode::{Endpoints, NetworkRecord, Packet};
@@ -23,8 +23,6 @@ const FLOWS: usize = 16_384;
 const FLOWS_OF_PORT: u32 = 256;
 /// A flow ends after so long a silence.
 const SILENCE_NS: u64 = 60_000_000_000;
-/// Nothing, as an address.
-const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// Identifies a socket: one that has a peer by both ends, another one by its end and its process. No number that a
 /// system gives a socket is as large.
@@ -246,22 +244,7 @@ fn tell(pid: u32, boot_ns: u64, connection: Connection) -> Told {
 }
 
 fn connection(transport: Transport, socket_id: u64, local: SocketAddr, step: Step) -> Connection {
-    Connection {
-        socket_id,
-        inode: 0,
-        fd: -1,
-        transport,
-        v6: local.is_ipv6(),
-        local,
-        remote: NOWHERE,
-        path: None,
-        connected: true,
-        remote_pid: 0,
-        step,
-        error: 0,
-        bytes: None,
-        net_ns: 0,
-    }
+    Connection { v6: local.is_ipv6(), local, ..Connection::bare(socket_id, transport, step) }
 }
 
 fn tcp(ends: Endpoints, step: Step, sent: u64, received: u64) -> Connection {

@@ -23,7 +23,7 @@ use crate::collect::{CollectError, DegradationReason, Interest, boot_ns};
 use crate::event::{EventKind, ProcessKey};
 use crate::record::Probe;
 use crate::record::rows::CollectorRow;
-use crate::value::Text;
+use crate::value::{Text, whole};
 
 /// Processes alone: their starts are never crowded out by files.
 static PROCESSES: Plan = Plan {
@@ -421,10 +421,6 @@ impl System for Known {
 
 struct EtwProbe {
     shared: Arc<Shared>,
-}
-
-fn whole(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 impl EtwProbe {

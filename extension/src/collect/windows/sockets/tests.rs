@@ -1,8 +1,11 @@
 //! Packets as the system tells of them, one after the other.
 
+use std::net::Ipv4Addr;
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::event::NOWHERE;
 
 fn ends(local: &str, remote: &str) -> Endpoints {
     Endpoints { local: local.parse().unwrap(), remote: remote.parse().unwrap() }
